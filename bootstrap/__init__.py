@@ -1,0 +1,87 @@
+"""Start Valkey clusters that are proven ready, without valkey-cli.
+
+    import anyio, bootstrap
+
+    async def main():
+        async with bootstrap.cluster(nodes=6, replicas=1) as cluster:
+            client = cluster.client()          # redis.asyncio.RedisCluster
+            await client.set("key", "value")
+            await client.aclose()
+
+    anyio.run(main)
+
+The functions need asyncio (anyio's asyncio backend), since redis-py's async client does. Nothing here prints, exits,
+installs signal handlers or configures logging; events go to an observer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bootstrap.errors import (
+        BootstrapError,
+        Conflict,
+        NodeFailed,
+        NotConverged,
+        PortTaken,
+        Problem,
+        RuntimeUnavailable,
+        SpecError,
+        Unhealthy,
+        UsageError,
+    )
+    from bootstrap.events import Event, Observer, Phase, Timeline
+    from bootstrap.handle import Cluster, attach, cluster, clusters, create, delete, form, plan
+    from bootstrap.operations.deployment import Node
+    from bootstrap.operations.status import NodeStatus, Status
+    from bootstrap.planning.addressing import Address
+    from bootstrap.planning.plan import Plan, PlannedNode
+    from bootstrap.planning.site import Site
+    from bootstrap.planning.spec import ClusterSpec, SpecFields
+    from bootstrap.runtimes.base import Record
+
+    __version__: str
+
+_HOMES = {
+    "bootstrap.errors": (
+        "BootstrapError Conflict NodeFailed NotConverged PortTaken Problem RuntimeUnavailable SpecError "
+        "Unhealthy UsageError"
+    ),
+    "bootstrap.events": "Event Observer Phase Timeline",
+    "bootstrap.handle": "Cluster attach cluster clusters create delete form plan",
+    "bootstrap.operations.deployment": "Node",
+    "bootstrap.operations.status": "NodeStatus Status",
+    "bootstrap.planning.addressing": "Address",
+    "bootstrap.planning.plan": "Plan PlannedNode",
+    "bootstrap.planning.site": "Site",
+    "bootstrap.planning.spec": "ClusterSpec SpecFields",
+    "bootstrap.runtimes.base": "Record",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [  # noqa: RUF022 - in the order of a first reading
+    "cluster", "create", "attach", "delete", "clusters", "form", "plan",
+    "Cluster", "ClusterSpec", "SpecFields", "Site", "Plan", "PlannedNode", "Node", "Address", "Record",
+    "Status", "NodeStatus", "Event", "Observer", "Phase", "Timeline",
+    "BootstrapError", "UsageError", "SpecError", "Problem", "RuntimeUnavailable", "Conflict", "PortTaken",
+    "NodeFailed", "NotConverged", "Unhealthy", "__version__",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    # Names are loaded when they are first used: importing the package costs nearly nothing.
+    import importlib
+    import importlib.metadata
+
+    if name == "__version__":
+        return importlib.metadata.version("valkey-bootstrap")
+    if (home := _HOME.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(__all__) | set(globals()))

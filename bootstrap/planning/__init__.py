@@ -1,0 +1,1 @@
+"""Pure planning: which slots a shard owns and which place each node of the cluster takes."""

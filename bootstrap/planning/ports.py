@@ -1,0 +1,96 @@
+"""Which block of ports a cluster takes: data ports in a row, each with its bus port 10000 above."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from bootstrap.errors import Conflict, PortTaken
+from bootstrap.planning.site import Site
+from bootstrap.planning.spec import BUS_OFFSET, MAX_DATA_PORT, ClusterSpec
+from bootstrap.planning.text import listing
+
+DEFAULT_BASE_PORT = 6379
+_LOWEST_RANDOM = 10000
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The first data port, and what to tell about the choice (empty when there is nothing to tell)."""
+
+    base: int
+    note: str = ""
+    warning: str = ""
+
+
+def block_ports(base: int, nodes: int) -> tuple[int, ...]:
+    """All the ports of a block: data ports, then bus ports."""
+    return (*range(base, base + nodes), *range(base + BUS_OFFSET, base + BUS_OFFSET + nodes))
+
+
+def choose_block(spec: ClusterSpec, site: Site) -> Block:
+    """Choose by the rule of ``spec.base_port``: a number is strict, None prefers 6379, ``"auto"`` is random.
+
+    Raises:
+        PortTaken: a strict block with a port in use, its holders named.
+        Conflict: no free block is left.
+    """
+    if spec.base_port == "auto":
+        return Block(_first_free(_random_bases(spec.nodes, site), spec.nodes, site))
+    if spec.base_port is None:
+        return _preferred_block(spec, site)
+    if taken := _in_use(spec.base_port, spec.nodes, site.taken_ports):
+        raise taken_error(taken)
+    return Block(spec.base_port, warning=_ephemeral_warning(spec.base_port, spec.nodes, site))
+
+
+def taken_error(taken: Mapping[int, str]) -> PortTaken:
+    """The error for ports in use: each with its holder."""
+    holders = listing([f"{port} is held by {holder}" for port, holder in sorted(taken.items())])
+    return PortTaken(
+        f"port {holders}",
+        ports=taken,
+        hint="choose another --base-port, or leave it out to take the next free block",
+    )
+
+
+def _preferred_block(spec: ClusterSpec, site: Site) -> Block:
+    nodes = spec.nodes
+    base = _first_free(range(DEFAULT_BASE_PORT, MAX_DATA_PORT - nodes + 2), nodes, site)
+    if base == DEFAULT_BASE_PORT:
+        return Block(base)
+    taken = _in_use(DEFAULT_BASE_PORT, nodes, {**site.reserved_ports, **site.taken_ports})
+    # Said from the default block: the blocks between it and the choice overlap it, or are taken for the same reason.
+    port, holder = min(taken.items())
+    return Block(base, note=f"ports start at {base}: {port} is held by {holder}")
+
+
+def _first_free(bases: Iterable[int], nodes: int, site: Site) -> int:
+    avoided = set(site.taken_ports) | set(site.reserved_ports)
+    for base in bases:
+        if avoided.isdisjoint(block_ports(base, nodes)):
+            return base
+    raise Conflict(
+        f"no {nodes} free data ports in a row with free bus ports {BUS_OFFSET} above", code="no-free-ports",
+        hint="delete a cluster (`valkey-bootstrap list`) or use fewer nodes",
+    )  # fmt: skip
+
+
+def _random_bases(nodes: int, site: Site) -> Iterator[int]:
+    # Both ports stay below the ephemeral range, whose ports come and go with every outgoing connection.
+    highest = min(site.ephemeral_ports[0] - 1, 65535) - BUS_OFFSET - nodes + 1
+    if highest < _LOWEST_RANDOM:
+        highest = MAX_DATA_PORT - nodes + 1
+    span = highest - _LOWEST_RANDOM + 1
+    return (_LOWEST_RANDOM + (site.seed + step) % span for step in range(span))
+
+
+def _in_use(base: int, nodes: int, taken: Mapping[int, str]) -> dict[int, str]:
+    return {port: taken[port] for port in block_ports(base, nodes) if port in taken}
+
+
+def _ephemeral_warning(base: int, nodes: int, site: Site) -> str:
+    low, high = site.ephemeral_ports
+    if any(low <= port <= high for port in block_ports(base, nodes)):
+        return f"ports of this block lie in {low}-{high}, which outgoing connections take from: they clash at random"
+    return ""

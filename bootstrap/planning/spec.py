@@ -1,0 +1,298 @@
+"""What is asked for: a frozen `ClusterSpec`, checked as a whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict, cast
+
+from bootstrap.errors import Problem, SpecError
+from bootstrap.planning.text import plural
+
+MAX_NODES = 1000
+"""The largest cluster the servers are specified for (cluster specification, "High performance and linear scalability
+up to 1000 nodes")."""
+
+BUS_OFFSET = 10000
+"""The cluster bus listens on the data port plus this, unless told otherwise (`CLUSTER_PORT_INCR` in cluster.h)."""
+
+MAX_DATA_PORT = 65535 - BUS_OFFSET
+"""The highest data port with room for its bus port."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+_SETTING = re.compile(r"[a-z][a-z0-9-]*")
+_ZONE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+_DECIDED = "it is decided by the plan"
+RESERVED_SETTINGS: Mapping[str, str] = {
+    **dict.fromkeys(
+        [
+            "bind",
+            "cluster-enabled",
+            "cluster-config-file",
+            "cluster-port",
+            "cluster-announce-ip",
+            "cluster-announce-port",
+            "cluster-announce-bus-port",
+            "cluster-announce-tls-port",
+            "cluster-announce-hostname",
+            "cluster-announce-human-nodename",
+            "cluster-announce-client-ipv4",
+            "cluster-announce-client-ipv6",
+            "cluster-announce-client-port",
+            "cluster-preferred-endpoint-type",
+            "daemonize",
+            "dir",
+            "include",
+            "logfile",
+            "pidfile",
+            "protected-mode",
+            "supervised",
+            "tls-port",
+        ],
+        _DECIDED,
+    ),
+    "port": "it is decided by the plan; use --base-port",
+    "availability-zone": "it is decided by the plan; use --zones",
+    **dict.fromkeys(("replicaof", "slaveof"), "a cluster replicates by CLUSTER REPLICATE"),
+    **dict.fromkeys(
+        ("requirepass", "masterauth", "masteruser", "primaryauth", "primaryuser", "user", "aclfile"),
+        "formation could no longer log in",
+    ),
+    "rename-command": "formation needs the commands under their own names",
+}
+"""Server settings that ``--set`` refuses, each with the reason."""
+
+
+class SpecFields(TypedDict, total=False):
+    """The fields of a `ClusterSpec` as keyword arguments."""
+
+    name: str
+    nodes: int
+    replicas: int
+    extra_replica_of: Sequence[str]
+    min_primaries: int
+    runtime: Literal["auto", "process"]
+    base_port: int | Literal["auto"] | None
+    server: str | None
+    zones: Sequence[str]
+    settings: Mapping[str, str]
+    state_root: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """A cluster as asked for.
+
+    Args:
+        name: lower-case letters, digits and hyphens, at most 40; node names are made of it.
+        nodes: the total, replicas included.
+        replicas: replicas of each primary; ``primaries = nodes // (replicas + 1)``, what is left over become extra
+            replicas, one per primary in order.
+        extra_replica_of: the primaries (name or index) that take the extra replicas instead, in turn.
+        min_primaries: refuse a shape with fewer.
+        runtime: ``process`` runs the servers as local processes; ``auto`` takes the best runtime there is.
+        base_port: data port of the first node, the others follow; ``None`` takes 6379 or the next free block,
+            ``"auto"`` a random free block, a number is strict. Bus ports are 10000 above.
+        server: path of the server binary; ``None`` looks for one.
+        zones: simulated availability zones, dealt to the nodes in turn.
+        settings: any other server settings, as in its configuration file.
+        state_root: folder that holds the clusters of the process runtime; ``None`` takes the user's state folder.
+
+    `problems` finds what is wrong; `check` raises `SpecError` with all of it.
+    """
+
+    name: str = "valkey"
+    nodes: int = 6
+    replicas: int = 1
+    extra_replica_of: Sequence[str] = ()
+    min_primaries: int = 1
+    runtime: Literal["auto", "process"] = "auto"
+    base_port: int | Literal["auto"] | None = None
+    server: str | None = None
+    zones: Sequence[str] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    state_root: str | None = None
+
+    def __post_init__(self) -> None:
+        # Copies, so that a caller's list or dict cannot change a frozen value; a wrong type stays for `problems`.
+        for name in ("extra_replica_of", "zones"):
+            value = getattr(self, name)
+            if isinstance(value, (list, tuple)):
+                object.__setattr__(self, name, tuple(value))
+        if isinstance(self.settings, Mapping):
+            object.__setattr__(self, "settings", dict(self.settings))
+
+    def check(self) -> None:
+        """Raise `SpecError` with every problem, if there is one."""
+        if problems := self.problems():
+            raise SpecError(problems)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is wrong, in the order of the fields; empty for a specification that can be planned."""
+        wrong = tuple(_own_problems(self))
+        # The arithmetic needs numbers: it is only judged where the numbers themselves are sound.
+        unsound = {problem.field for problem in wrong}
+        if not unsound & {"nodes", "replicas", "min_primaries"}:
+            wrong += tuple(_topology_problems(self))
+        if not unsound & {"nodes", "base_port"}:
+            wrong += tuple(_port_problems(self))
+        return wrong
+
+
+def parse_spec(raw: Mapping[str, object]) -> ClusterSpec:
+    """Make a specification of values as people write them (flags, environment, TOML): numbers may be text.
+
+    Raises:
+        SpecError: with every problem, unknown fields included.
+    """
+    known = {each.name for each in fields(ClusterSpec)}
+    unknown = [
+        Problem(name, "no such field", f"fields: {', '.join(sorted(known))}") for name in raw if name not in known
+    ]
+    values: dict[str, Any] = {name: value for name, value in raw.items() if name in known}
+    for name in ("nodes", "replicas", "min_primaries", "base_port"):
+        if isinstance(text := values.get(name), str) and re.fullmatch(r"\s*-?\d+\s*", text):
+            values[name] = int(text)
+    for name in ("zones", "extra_replica_of"):
+        if isinstance(text := values.get(name), str):
+            values[name] = tuple(part.strip() for part in text.split(",")) if text else ()
+    if isinstance(table := values.get("settings"), Mapping):
+        values["settings"] = {str(key): _setting_text(value) for key, value in table.items()}
+    spec = ClusterSpec(**values)
+    if problems := (*unknown, *spec.problems()):
+        raise SpecError(problems)
+    return spec
+
+
+def _setting_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def node_name(cluster: str, index: int) -> str:
+    """``valkey0``; ``web1-0`` where the cluster's name ends in a digit."""
+    return f"{cluster}-{index}" if cluster[-1:].isdigit() else f"{cluster}{index}"
+
+
+def replica_counts(spec: ClusterSpec) -> tuple[int, ...]:
+    """Replicas of each primary, in order: the even share, and the extra replicas of what is left over.
+
+    The specification must be free of problems.
+    """
+    primaries, left_over = divmod(spec.nodes, spec.replicas + 1)
+    counts = [spec.replicas] * primaries
+    takers = [cast(int, primary_index(spec, ref)) for ref in spec.extra_replica_of] or list(range(primaries))
+    for extra in range(left_over):
+        counts[takers[extra % len(takers)]] += 1
+    return tuple(counts)
+
+
+def primary_index(spec: ClusterSpec, ref: str) -> int | None:
+    """The index of the primary that a name or index stands for, or None."""
+    primaries = spec.nodes // (spec.replicas + 1)
+    names = {node_name(spec.name, index): index for index in range(primaries)}
+    names |= {str(index): index for index in range(primaries)}
+    return names.get(str(ref))
+
+
+def _own_problems(spec: ClusterSpec) -> Iterator[Problem]:
+    if not isinstance(spec.name, str) or not _NAME.fullmatch(spec.name):
+        yield Problem(
+            "name",
+            f"{spec.name!r} is not a name",
+            "use 1 to 40 lower-case letters, digits and hyphens, such as `valkey`",
+        )
+    yield from _number("nodes", spec.nodes, 1, MAX_NODES, "the largest cluster the servers are made for")
+    yield from _number("replicas", spec.replicas, 0, MAX_NODES - 1, "one less than the largest cluster")
+    yield from _number(
+        "min_primaries", spec.min_primaries, 1, MAX_NODES, "the largest cluster the servers are made for"
+    )
+    if spec.runtime not in ("auto", "process"):
+        yield Problem("runtime", f"{spec.runtime!r} is not a runtime", "use auto or process")
+    yield from _zone_problems(spec.zones)
+    yield from _setting_problems(spec.settings)
+
+
+def _number(name: str, value: object, low: int, high: int, why: str) -> Iterator[Problem]:
+    if not isinstance(value, int) or isinstance(value, bool):
+        yield Problem(name, f"{value!r} is not a whole number")
+    elif value < low:
+        yield Problem(name, f"{value} is less than {low}")
+    elif value > high:
+        yield Problem(name, f"{value} is more than {high}, {why}")
+
+
+def _topology_problems(spec: ClusterSpec) -> Iterator[Problem]:
+    share = spec.replicas + 1
+    primaries = spec.nodes // share
+    if primaries == 0:
+        works = ", ".join(f"{share * n} ({n} {'primary' if n == 1 else 'primaries'})" for n in (1, 2, 3))
+        yield Problem(
+            "nodes",
+            f"{spec.nodes} cannot give one primary {plural(spec.replicas, 'replica')}: that takes {share} nodes",
+            f"counts that work: {works}",
+        )
+        return
+    if primaries < spec.min_primaries:
+        yield Problem(
+            "nodes",
+            f"{plural(spec.nodes, 'node')} with {plural(spec.replicas, 'replica')} each make "
+            f"{plural(primaries, 'primary', 'primaries')}, and {spec.min_primaries} are demanded",
+            f"use {spec.min_primaries * share} nodes or more",
+        )
+    left_over = spec.nodes % share
+    if spec.extra_replica_of and not left_over:
+        yield Problem("extra_replica_of", f"{spec.nodes} nodes leave no extra replica", f"use {spec.nodes + 1} nodes")
+    for ref in spec.extra_replica_of:
+        if primary_index(spec, ref) is None:
+            names = node_name(spec.name, 0), node_name(spec.name, primaries - 1)
+            yield Problem(
+                "extra_replica_of",
+                f"{ref!r} is not a primary of this plan",
+                f"primaries are {names[0]} to {names[1]}",
+            )
+
+
+def _port_problems(spec: ClusterSpec) -> Iterator[Problem]:
+    port = spec.base_port
+    if port is None or port == "auto":
+        return
+    if not isinstance(port, int) or isinstance(port, bool):
+        yield Problem("base_port", f"{port!r} is not a port", "use a number or auto")
+        return
+    highest = MAX_DATA_PORT - spec.nodes + 1
+    if not 1 <= port <= highest:
+        yield Problem(
+            "base_port",
+            f"{port} leaves no room for {plural(spec.nodes, 'data port')} and their bus ports {BUS_OFFSET} above",
+            f"use 1 to {highest}",
+        )
+
+
+def _zone_problems(zones: object) -> Iterator[Problem]:
+    if not isinstance(zones, tuple):
+        yield Problem("zones", f"{zones!r} is not a list of names")
+        return
+    for zone in zones:
+        if not isinstance(zone, str) or not _ZONE.fullmatch(zone):
+            yield Problem("zones", f"{zone!r} is not a zone's name", "use letters, digits, dots, hyphens, underscores")
+    if len(set(zones)) != len(zones):
+        yield Problem("zones", "the same zone is named twice")
+
+
+def _setting_problems(settings: object) -> Iterator[Problem]:
+    if not isinstance(settings, dict):
+        yield Problem("settings", f"{settings!r} is not a table of settings")
+        return
+    for key, value in settings.items():
+        if not isinstance(key, str) or not _SETTING.fullmatch(key):
+            yield Problem(
+                "settings", f"{key!r} is not the name of a server setting", "use KEY=VALUE, as in valkey.conf"
+            )
+        elif key in RESERVED_SETTINGS:
+            yield Problem("settings", f"{key} is reserved: {RESERVED_SETTINGS[key]}")
+        elif not isinstance(value, str) or any(ord(char) < 32 for char in value):
+            yield Problem("settings", f"the value of {key} must be text of one line")

@@ -1,0 +1,16 @@
+"""Small pieces of English shared by everything that words a plan, a reason or a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """``1 primary``, ``2 primaries``: the count with its noun; `many` defaults to `one` with an s."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def listing(items: Sequence[str], most: int = 5) -> str:
+    """``a, b, c and 4 more``: at most `most` items by name."""
+    shown = ", ".join(items[:most])
+    return f"{shown} and {len(items) - most} more" if len(items) > most else shown
