@@ -23,9 +23,7 @@ from bootstrap.planning.slots import (
 VALKEY_CLI_RANGES = "cfe639ae3c06f90feb0b23ef2edd9457786d97d488d03c0f8a52d22d27d96f9a"
 
 
-@pytest.mark.parametrize(
-    ("key", "slot"), [("123456789", 12739), (b"123456789", 12739), ("foo", 12182), ("", 0)]
-)
+@pytest.mark.parametrize(("key", "slot"), [("123456789", 12739), (b"123456789", 12739), ("foo", 12182), ("", 0)])
 def test_slot_of_a_key(key: str | bytes, slot: int) -> None:
     assert key_slot(key) == slot
 

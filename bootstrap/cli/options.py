@@ -1,0 +1,205 @@
+"""Flags shared by several verbs, and how flags, environment and a file become one specification."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bootstrap.errors import Problem, SpecError, UsageError
+from bootstrap.planning.spec import ClusterSpec, parse_spec
+
+F = TypeVar("F", bound=Callable[..., Any])
+PREFIX = "VALKEY_BOOTSTRAP"
+
+SPEC_FLAGS: Mapping[str, str] = {
+    # Field of ClusterSpec -> its flag; everything else that names a field in a message goes through this table.
+    "name": "--name",
+    "nodes": "--nodes",
+    "replicas": "--replicas",
+    "extra_replica_of": "--extra-replica-of",
+    "min_primaries": "--min-primaries",
+    "runtime": "--runtime",
+    "base_port": "--base-port",
+    "server": "--server",
+    "zones": "--zones",
+    "settings": "--set",
+    "state_root": "--state-root",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a verb shows what it does: result format, progress, colour, and how much of it."""
+
+    output: str = "text"
+    progress: str = "auto"
+    color: str = "auto"
+    quiet: bool = False
+    verbose: int = 0
+
+
+def environment(field: str) -> str:
+    """The environment variable of a field."""
+    return f"{PREFIX}_{field.upper()}"
+
+
+def _option(*names: str, field: str = "", **kwargs: Any) -> Callable[[F], F]:
+    if field:
+        kwargs |= {"envvar": environment(field), "show_envvar": False}
+    return click.option(*names, **kwargs)
+
+
+def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, shown in this order."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def spec_options(function: F) -> F:
+    """The flags of a specification; values stay text here, `read_spec` judges them all at once."""
+    return apply(
+        _option("--nodes", field="nodes", metavar="N", help="All nodes, replicas included.  [default: 6]"),
+        _option("--replicas", field="replicas", metavar="R", help="Replicas of each primary.  [default: 1]"),
+        _option("--name", field="name", metavar="NAME", help="The cluster's name.  [default: valkey]"),
+        _option(
+            "--base-port", field="base_port", metavar="PORT|auto",
+            help="Data port of the first node, strictly; bus ports are 10000 above. `auto` takes a random free block."
+            "  [default: 6379 or the next free block]",
+        ),
+        _option("--zones", field="zones", metavar="A,B,C", help="Simulate availability zones, dealt out in turn."),
+        _option("--server", field="server", metavar="PATH", help="The server binary.  [default: one that is found]"),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Another server setting; repeatable."),
+        _option(
+            "--extra-replica-of", field="extra_replica_of", metavar="NODE,...",
+            help="Which primaries take the nodes that are left over.  [default: in order]",
+        ),
+        _option("--min-primaries", field="min_primaries", metavar="N", help="Refuse fewer primaries.  [default: 1]"),
+        _option("--runtime", field="runtime", metavar="auto|process", help="Where servers run.  [default: auto]"),
+        state_root_option,
+        click.option(
+            "--config", type=click.Path(dir_okay=False, path_type=Path), envvar=f"{PREFIX}_CONFIG", metavar="FILE",
+            help="A TOML file with these fields; flags and environment go before it.",
+        ),
+    )(function)  # fmt: skip
+
+
+def state_root_option(function: F) -> F:
+    """``--state-root``."""
+    return _option(
+        "--state-root",
+        field="state_root",
+        metavar="DIR",
+        help="Where clusters are kept.  [default: the user's state folder]",
+    )(function)
+
+
+def name_option(function: F) -> F:
+    """``--name`` for verbs on an existing cluster."""
+    return _option("--name", field="name", metavar="NAME", help="The cluster.  [default: the only one there is]")(
+        function
+    )
+
+
+def login_options(function: F) -> F:
+    """The login of servers that somebody else runs."""
+    return click.option(
+        "--password-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+        help=f"File with the servers' password; {PREFIX}_PASSWORD holds it, too.",
+    )(function)  # fmt: skip
+
+
+def timeout_option(function: F) -> F:
+    """``--timeout``."""
+    return click.option(
+        "--timeout", type=click.FloatRange(min=0.1), default=60.0, envvar=f"{PREFIX}_TIMEOUT", metavar="SECONDS",
+        help="Give up after this long.  [default: 60]",
+    )(function)  # fmt: skip
+
+
+def look_options(*outputs: str) -> Callable[[F], F]:
+    """How to show it; gathered into one `Look` by `read_look`."""
+    return apply(
+        click.option("--output", "-o", type=click.Choice(outputs), default="text", help="Form of the result on stdout."),
+        click.option("--quiet", "-q", is_flag=True, help="No progress; of the result only `host:port,...`."),
+        click.option(
+            "--progress", type=click.Choice(("auto", "tty", "plain", "json", "quiet")), default="auto",
+            envvar=f"{PREFIX}_PROGRESS", help="Form of the progress on stderr.",
+        ),
+        click.option(
+            "--color", type=click.Choice(("auto", "always", "never")), default="auto", envvar=f"{PREFIX}_COLOR",
+            help="Colours; NO_COLOR and FORCE_COLOR are honoured.",
+        ),
+        click.option("--verbose", "-v", count=True, help="More: every command, tracebacks; -vv logs every event."),
+    )  # fmt: skip
+
+
+def read_spec(flags: Mapping[str, Any], config: Path | None) -> ClusterSpec:
+    """One specification of flags (environment included) and a file, checked as a whole.
+
+    Raises:
+        SpecError: with every problem.
+        UsageError: the file cannot be read.
+    """
+    raw = _read_toml(config) if config is not None else {}
+    raw |= {name: value for name, value in flags.items() if name in SPEC_FLAGS and value not in (None, ())}
+    table = raw.get("settings", {})
+    problems: list[Problem] = []
+    if isinstance(table, tuple):
+        table, problems = _pairs(table)
+        raw["settings"] = {**_table(config), **table}
+    try:
+        spec = parse_spec(raw)
+    except SpecError as error:
+        raise SpecError([*problems, *error.problems]) from None
+    if problems:
+        raise SpecError(problems)
+    return spec
+
+
+def _pairs(texts: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
+    pairs = [text.partition("=") for text in texts]
+    wrong = [Problem("settings", f"{key!r} has no value", "use KEY=VALUE") for key, sign, _ in pairs if not sign]
+    return {key.strip().lower(): value for key, sign, value in pairs if sign}, wrong
+
+
+def _table(config: Path | None) -> dict[str, Any]:
+    found = _read_toml(config).get("settings", {}) if config is not None else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"`{path}` cannot be read: {error.strerror}", code="bad-config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"`{path}` is not TOML: {error}", code="bad-config") from error
+
+
+def read_password(file: Path | None) -> str | None:
+    """The password of a file (its first line) or of the environment.
+
+    Raises:
+        UsageError: the file cannot be read or is empty.
+    """
+    if file is None:
+        return os.environ.get(f"{PREFIX}_PASSWORD") or None
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise UsageError(f"`{file}` cannot be read: {reason}", code="bad-password-file") from error
+    if not lines or not lines[0]:
+        raise UsageError(f"`{file}` holds no password", code="bad-password-file", hint="put it on the first line")
+    return lines[0]

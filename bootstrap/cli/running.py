@@ -1,0 +1,132 @@
+"""Runs a verb: the event loop, interruptions, and every error as one message with an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TypeVar
+
+from bootstrap.cli.options import SPEC_FLAGS, Look
+from bootstrap.cli.progress import JsonProgress, Progress
+from bootstrap.cli.style import Style, in_this_program, stderr
+from bootstrap.errors import BootstrapError, Problem, SpecError
+from bootstrap.planning.text import listing
+
+T = TypeVar("T")
+
+
+class Interrupted(BaseException):
+    """A signal ended the work, and what it had made was cleaned up; `code` is 128 and the signal's number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.code = 128 + signum
+
+
+def run_async(work: Callable[[], Awaitable[T]], progress: Progress, *, leave_hint: str = "") -> T:
+    """Run to the end, or to the first SIGINT or SIGTERM, which cancels the work and lets it clean up.
+
+    Args:
+        work: what to do.
+        progress: closed at a second signal, before the process ends at once.
+        leave_hint: what a second signal prints: how to remove what is left.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    import anyio
+
+    async def main() -> T:
+        result: list[T] = []
+        received: list[int] = []
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                group.start_soon(_watch, scope, received, progress, leave_hint)
+                # The receiver must be in place before anything is made.
+                await anyio.lowlevel.checkpoint()
+                result.append(await work())
+            group.cancel_scope.cancel()
+        if result:
+            return result[0]
+        raise Interrupted(received[0])
+
+    try:
+        return anyio.run(main)
+    except BaseExceptionGroup as failed:
+        raise _first(failed) from None
+
+
+async def _watch(scope: object, received: list[int], progress: Progress, leave_hint: str) -> None:
+    import anyio
+
+    assert isinstance(scope, anyio.CancelScope)
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for signum in signals:
+            if received:
+                progress.close()
+                sys.stderr.write(f"\nLeft as it is{'; ' + leave_hint if leave_hint else ''}\n")
+                sys.stderr.flush()
+                os._exit(128 + signum)
+            received.append(signum)
+            scope.cancel()
+
+
+def _first(failed: BaseExceptionGroup) -> BaseException:
+    first = failed.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def report(error: BootstrapError, look: Look) -> int:
+    """Print an error: what happened, what each node said, what to do; its exit code."""
+    style = stderr(look.color)
+    if look.progress == "json":
+        JsonProgress(style).error(error)
+        return error.exit_code
+    for line in error_lines(error, style):
+        style.write(line)
+    if look.verbose:
+        style.write()
+        style.write("".join(traceback.format_exception(error)).rstrip())
+    return error.exit_code
+
+
+def error_lines(error: BootstrapError, style: Style) -> list[str]:
+    """The text of an error."""
+    problems = error.problems if isinstance(error, SpecError) else ()
+    message = error.message
+    if len(problems) == 1:
+        message = _problem(problems[0])
+    elif problems:
+        message = f"{len(problems)} problems with what was asked for"
+    lines = [f"{style.paint('error:', fg='red', bold=True)} {message} ({error.code})"]
+    if len(problems) > 1:
+        lines += ["", *(f"  {_problem(problem)}" for problem in problems)]
+    elif error.nodes and not (len(error.nodes) == 1 and next(iter(error.nodes.values())) in message):
+        lines += ["", *_nodes(error.nodes)]
+    if hints := [problem.hint for problem in problems if problem.hint] or ([error.hint] if error.hint else []):
+        lines += [
+            "",
+            *(f"{style.paint('hint:', fg='cyan')} {in_this_program(hint)}" for hint in dict.fromkeys(hints)),
+        ]
+    return lines
+
+
+def _nodes(nodes: Mapping[str, str]) -> Iterator[str]:
+    """What each node said; nodes that said the same are told together, a log stands below its node."""
+    alike: dict[str, list[str]] = {}
+    for node, text in nodes.items():
+        alike.setdefault(text, []).append(node)
+    for text, names in alike.items():
+        first, *rest = text.splitlines() or [""]
+        if rest:
+            yield f"  {listing(names, 8)}:"
+            yield from (f"    {line}".rstrip() for line in (first, *rest) if line.strip())
+        else:
+            yield f"  {listing(names, 8)}: {first}"
+
+
+def _problem(problem: Problem) -> str:
+    return f"{SPEC_FLAGS.get(problem.field, problem.field)}: {problem.message}"

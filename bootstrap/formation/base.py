@@ -1,0 +1,97 @@
+"""The seam to the servers: how a node is asked, whoever does the asking."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from bootstrap.errors import NodeFailed
+from bootstrap.judging.views import NodeView, Silent, View, flavor_of, make_view, parse_info, version_of
+from bootstrap.planning.addressing import Address
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    """An error reply, as a value: a server's refusal is an answer, not an exception."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Reply = Any
+"""A decoded reply: text, number, None, a list of replies, or a `ServerError`."""
+
+
+class Unreachable(NodeFailed):
+    """A node could not be asked: no connection, a lost one, a refused login, no answer in time."""
+
+    default_code = "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How to log in; never part of a plan, an event, a record or a message."""
+
+    password: str | None = field(default=None, repr=False)
+    username: str | None = None
+
+
+class NodeClient(Protocol):
+    """A connection to one node; it connects when it is first used, and again after it was lost."""
+
+    async def run(self, *commands: Command) -> Sequence[Reply]:
+        """Send commands in one round trip and return their replies in order.
+
+        Raises:
+            Unreachable: no answer, with the reason and as code ``unreachable``, ``login-failed`` or ``no-answer``.
+        """
+
+    async def look(self) -> View:
+        """Ask for everything a `NodeView` holds; a node that cannot be asked gives `Silent`, nothing is raised."""
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+
+
+Connect = Callable[[Address], Awaitable[NodeClient]]
+
+LOOK: tuple[Command, ...] = (
+    # One section each: INFO of several sections came with 7.0, and older servers must be recognised, too.
+    ("INFO", "server"),
+    ("INFO", "replication"),
+    ("INFO", "keyspace"),
+    ("INFO", "cluster"),
+    ("CLUSTER", "INFO"),
+    ("CLUSTER", "NODES"),
+    ("CLUSTER", "SLOTS"),
+    ("FUNCTION", "LIST"),
+)
+
+
+def read_look(replies: Sequence[Reply]) -> View:
+    """Make a view of the replies to `LOOK`; replies of an unknown form give `Silent` with the offending part."""
+    *sections, cluster, nodes, slots, functions = replies
+    for reply in sections:
+        if isinstance(reply, ServerError):
+            return _refused(reply)
+    info: Mapping[str, str] = {key: value for text in sections for key, value in parse_info(str(text)).items()}
+    if info.get("cluster_enabled") != "1":
+        return NodeView(id="", flavor=flavor_of(info), version=version_of(info), cluster_mode=False)
+    for reply in (cluster, nodes, slots):
+        if isinstance(reply, ServerError):
+            return _refused(reply)
+    try:
+        return make_view(info, parse_info(str(cluster)), str(nodes), slots, functions)
+    except ValueError as error:
+        return Silent(f"its replies cannot be read: {error}", "garbage")
+
+
+def _refused(error: ServerError) -> Silent:
+    if error.text.startswith(("NOAUTH", "NOPERM", "WRONGPASS")):
+        return Silent(f"refuses the login: {error.text}", "login")
+    return Silent(f"answers {error.text}", "busy")

@@ -1,0 +1,139 @@
+"""The connection to a node, on redis-py; the only module that imports it.
+
+Raw connections rather than the client classes: this package asks one node at a time, wants errors as values, and must
+see exactly what the server sent, while the client classes retry, follow redirects and reshape replies.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import redis.exceptions as redis_errors
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from bootstrap.formation.base import (
+    LOOK,
+    Command,
+    Connect,
+    Credentials,
+    NodeClient,
+    Reply,
+    ServerError,
+    Unreachable,
+    read_look,
+)
+from bootstrap.judging.views import Silent, View
+from bootstrap.planning.addressing import Address
+
+
+def connector(credentials: Credentials | None = None, *, timeout: float = 2.0) -> Connect:
+    """How this machine connects to nodes.
+
+    Args:
+        credentials: the login, if the servers ask for one.
+        timeout: seconds for connecting and for each round trip.
+    """
+
+    async def connect(address: Address) -> NodeClient:
+        return RedisNode(address, credentials or Credentials(), timeout)
+
+    return connect
+
+
+class RedisNode:
+    """A `NodeClient` over one redis-py connection, RESP2."""
+
+    def __init__(self, address: Address, credentials: Credentials, timeout: float) -> None:
+        self.address = address
+        self._connection = Connection(
+            host=address.host,
+            port=address.port,
+            username=credentials.username,
+            password=credentials.password,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+            encoding_errors="replace",
+            # RESP2 has one form for each reply in every version, and no HELLO that an old server would refuse.
+            protocol=2,
+            driver_info=None,
+        )
+
+    async def run(self, *commands: Command) -> Sequence[Reply]:
+        """See `NodeClient.run`."""
+        connection = self._connection
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            return [await self._read() for _ in commands]
+        except redis_errors.AuthenticationError as error:
+            raise Unreachable(f"{self.address} refuses the login: {error}", code="login-failed") from error
+        except redis_errors.TimeoutError as error:
+            await connection.disconnect(nowait=True)
+            raise Unreachable(f"{self.address} does not answer in time", code="no-answer") from error
+        except (redis_errors.RedisError, OSError) as error:
+            await connection.disconnect(nowait=True)
+            raise Unreachable(f"{self.address} cannot be reached: {_plain(error)}") from error
+
+    async def _read(self) -> Reply:
+        try:
+            return await self._connection.read_response(disconnect_on_error=False)
+        except redis_errors.ConnectionError:
+            raise
+        except redis_errors.ResponseError as error:
+            # redis-py drops the code of the errors it has a class for ("NOAUTH ", "LOADING "); it is put back, since
+            # the code is what the judgements read.
+            return ServerError(_with_code(error))
+
+    async def look(self) -> View:
+        """See `NodeClient.look`."""
+        try:
+            return read_look(await self.run(*LOOK))
+        except Unreachable as error:
+            return Silent(_reason(error), "login" if error.code == "login-failed" else "unreachable")
+
+    async def aclose(self) -> None:
+        """See `NodeClient.aclose`."""
+        await self._connection.disconnect(nowait=True)
+
+
+def _reason(error: Unreachable) -> str:
+    return error.message.partition(" ")[2]
+
+
+def _plain(error: Exception) -> str:
+    """A connection error without redis-py's numbering and address."""
+    cause = error.__cause__ or error.__context__ or error
+    if isinstance(cause, OSError) and cause.errno:
+        # asyncio words a refused connection by itself; the resolver's numbers are negative and have their own words.
+        return (os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(cause)).lower()
+    return str(error).rstrip(".")
+
+
+_CODES: tuple[tuple[type[Exception], str], ...] = (
+    (redis_errors.AuthenticationError, "NOAUTH"),
+    (redis_errors.NoPermissionError, "NOPERM"),
+    (redis_errors.BusyLoadingError, "LOADING"),
+    (redis_errors.MovedError, "MOVED"),
+    (redis_errors.AskError, "ASK"),
+    (redis_errors.ClusterDownError, "CLUSTERDOWN"),
+)
+
+
+def _with_code(error: Exception) -> str:
+    text = str(error)
+    for kind, code in _CODES:
+        if isinstance(error, kind) and not text.startswith(code):
+            return f"{code} {text}"
+    return text
+
+
+def cluster_client(**options: Any) -> RedisCluster:
+    """A new cluster client of redis-py for the caller, who closes it."""
+    return RedisCluster(**options)

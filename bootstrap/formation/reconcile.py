@@ -1,0 +1,128 @@
+"""The story: look at every node, let pure rules say what is next, run it, look again, until all nodes agree.
+
+Creation, resuming after a kill and starting a stopped cluster are the same loop from different beginnings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import anyio
+
+from bootstrap.errors import NodeFailed, NotConverged
+from bootstrap.events import Reporter
+from bootstrap.formation.clients import Clients
+from bootstrap.judging.agreement import Agreement, agree, conforms, summarize
+from bootstrap.judging.steps import Command, Forget, Step, next_steps
+from bootstrap.judging.views import Views
+from bootstrap.planning.plan import Plan
+
+Settled = Callable[[Agreement], bool]
+
+
+def everything(agreement: Agreement) -> bool:
+    """Nothing is missing."""
+    return agreement.healthy
+
+
+def writable(agreement: Agreement) -> bool:
+    """Nothing is missing but what a first write brings about: replicas in CLUSTER SLOTS (see `prove`)."""
+    return all(doubt.kind == "hidden" for doubt in agreement.doubts)
+
+
+def poll_seconds(nodes: int) -> float:
+    """How long to wait between two looks: every look makes N servers write N lines each, so it grows with N."""
+    return max(0.03, 0.0025 * nodes)
+
+
+async def reconcile(
+    plan: Plan,
+    clients: Clients,
+    reporter: Reporter,
+    *,
+    exact: bool,
+    settled: Settled,
+    tell: Callable[[Agreement], None],
+) -> Views:
+    """Run the loop until the nodes agree on a healthy cluster that conforms to the plan; the last views.
+
+    It waits for ever: the caller sets the deadline and turns it into an error with `not_converged`.
+
+    Args:
+        plan: what is asked for.
+        clients: all of its nodes.
+        reporter: told about the steps.
+        exact: every node must have its planned role (straight after formation), not only the shape be right.
+        settled: which agreement is enough.
+        tell: shown every look's judgement, for progress.
+
+    Raises:
+        NodeFailed: a node refused a command, or the nodes agree on something else than the plan.
+    """
+    while True:
+        views = await clients.look()
+        agreement = agree(views)
+        tell(agreement)
+        steps = next_steps(plan.nodes, views)
+        # Nodes may agree on half of the way: replicas that are not attached yet are healthy primaries without slots.
+        if not steps and agreement.layout and settled(agreement):
+            if differences := conforms(agreement.layout, plan.layout, exact=exact):
+                raise another_cluster(plan, differences)
+            return views
+        if steps:
+            reporter.emit("steps.ran", steps=tuple(f"{step.node}: {' '.join(step.command)}" for step in steps))
+            await run_steps(clients, steps)
+        await anyio.sleep(poll_seconds(len(plan.nodes)))
+
+
+async def run_steps(clients: Clients, steps: Sequence[Step]) -> None:
+    """Run steps, those of one node in order in one round trip, different nodes side by side; check every reply.
+
+    Raises:
+        NodeFailed: a node refused a command.
+    """
+    drops, others = (
+        [s for s in steps if isinstance(s, Forget)],
+        [s for s in steps if not isinstance(s, Forget)],
+    )
+    await clients.run_checked(_by_node(others))
+    # Gossip between the look and the command may have dropped the id already.
+    await clients.run_checked(_by_node(drops), tolerate="Unknown node")
+
+
+def _by_node(steps: Sequence[Step]) -> dict[str, list[Command]]:
+    commands: dict[str, list[Command]] = {}
+    for step in steps:
+        commands.setdefault(step.node, []).append(step.command)
+    return commands
+
+
+def another_cluster(plan: Plan, differences: Sequence[str]) -> NodeFailed:
+    """The nodes agree, but not on what was planned."""
+    return NodeFailed(
+        f'the nodes of "{plan.name}" agree on another cluster than planned: {"; ".join(differences)}',
+        code="another-cluster",
+        hint="see `valkey-bootstrap status`; delete the cluster and create it again for the planned shape",
+    )
+
+
+def not_converged(plan: Plan, views: Views, seconds: float, causes: Mapping[str, str], hint: str) -> NotConverged:
+    """The error when the deadline has passed: by node what is missing, and the likely causes.
+
+    Args:
+        plan: what was to be formed.
+        views: the last look.
+        seconds: how long it was tried.
+        causes: by node, from `judging.causes`.
+        hint: what to do about them.
+    """
+    agreement = agree(views)
+    nodes = {**agreement.by_node()}
+    for node, cause in causes.items():
+        nodes[node] = f"{cause}; {nodes[node]}" if node in nodes else cause
+    what = "; ".join(f"{node}: {cause}" for node, cause in causes.items()) or summarize(agreement, len(plan.nodes))
+    return NotConverged(
+        f'"{plan.name}" was not ready after {seconds:g} s: {what}',
+        hint=hint or "see `valkey-bootstrap logs`, or allow more time with --timeout",
+        nodes=nodes,
+    )

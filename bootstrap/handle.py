@@ -1,0 +1,336 @@
+"""The async API: free functions, and the handle of a running cluster.
+
+Everything here is thin: constants, and one-line delegates to `bootstrap.operations`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
+
+import anyio
+
+from bootstrap.errors import UsageError
+from bootstrap.events import Observer, Reporter
+from bootstrap.formation.base import Connect, Credentials
+from bootstrap.operations.deployment import Deployment, Node, deployment_of, resolve_node
+from bootstrap.planning.addressing import Address, Audience
+from bootstrap.planning.plan import Plan, build_plan
+from bootstrap.planning.site import Site
+from bootstrap.planning.spec import ClusterSpec, SpecFields
+from bootstrap.planning.text import listing
+from bootstrap.runtimes import runtime_for
+
+if TYPE_CHECKING:
+    from redis.asyncio.cluster import RedisCluster
+
+    from bootstrap.operations.create import Created
+    from bootstrap.operations.status import Status
+    from bootstrap.runtimes.base import Record
+
+TEARDOWN_SECONDS = 20.0
+
+
+class Cluster:
+    """A running cluster: constants, and what can be asked of it or done with it.
+
+    Roles are not constants, since they move with failovers: ask `status` for them.
+    """
+
+    def __init__(self, deployment: Deployment, plan: Plan | None = None) -> None:
+        self._deployment = deployment
+        self.plan = plan
+        """What it was made from, where this process made or verified it; None when it was attached to."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._deployment.name
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Its nodes by index: names, addresses, hosts and zones."""
+        return self._deployment.nodes
+
+    def node(self, ref: str | int) -> Node:
+        """The node that a name, an index or host:port stands for; raises `UsageError` with the names that there are."""
+        return resolve_node(ref, self.nodes)
+
+    def endpoints(self, audience: Audience = "host") -> tuple[Address, ...]:
+        """The addresses of all nodes, for clients on this machine or on the servers' network.
+
+        Raises:
+            UsageError: the nodes have no address for that audience.
+        """
+        found = [node.addresses.of(audience) for node in self.nodes]
+        if None in found:
+            raise UsageError(f'"{self.name}" has no addresses for clients on the {audience}', code="no-such-audience")
+        return tuple(address for address in found if address is not None)
+
+    def connection_kwargs(self, audience: Audience = "host") -> dict[str, Any]:
+        """Keyword arguments for redis-py's and valkey-py's cluster clients: a first contact, and the login if any."""
+        first = self.endpoints(audience)[0]
+        login = self._deployment.credentials
+        found: dict[str, Any] = {"host": first.host, "port": first.port}
+        return found | {k: v for k, v in (("username", login.username), ("password", login.password)) if v is not None}
+
+    def client(self, audience: Audience = "host", **options: Any) -> RedisCluster:
+        """A new `redis.asyncio.RedisCluster`; the caller closes it. `options` go to its constructor."""
+        from bootstrap.formation.client import cluster_client
+
+        return cluster_client(**(self.connection_kwargs(audience) | options))
+
+    async def status(self) -> Status:
+        """What every node says now; nothing is written."""
+        from bootstrap.operations.status import read_status
+
+        return await read_status(self._deployment)
+
+    async def wait(self, *, timeout: float = 60.0, observer: Observer | None = None) -> Status:
+        """Wait until every node agrees on one healthy cluster; raises `NotConverged` when the time is up."""
+        from bootstrap.operations.wait import wait_healthy
+
+        async def find() -> Deployment:
+            return self._deployment
+
+        return await wait_healthy(find, Reporter(self.name, observer), nodes=len(self.nodes), timeout=timeout)
+
+    async def logs(self, node: str | int, *, tail: int | None = None) -> str:
+        """A node's log, or its last lines; raises `UsageError` for servers that somebody else runs."""
+        text: str = await self._runtime().logs(self.name, self.node(node).name, tail=tail)
+        return text
+
+    async def stop(self) -> None:
+        """Stop all servers; `create` with the same specification starts them again."""
+        from bootstrap.operations.lifecycle import stop
+
+        await stop(self._deployment)
+
+    async def delete(self) -> None:
+        """Remove the servers and all that belongs to them."""
+        from bootstrap.operations.delete import delete as remove
+
+        await remove(self._runtime(), self.name)
+
+    def _runtime(self) -> Any:
+        if self._deployment.runtime is None:
+            raise UsageError("somebody else runs these servers", code="not-ours")
+        return self._deployment.runtime
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.name!r}, {len(self.nodes)} nodes from {self.nodes[0].addresses.host}>"
+
+
+def plan(spec: ClusterSpec | None = None, /, *, site: Site | None = None, **fields: Unpack[SpecFields]) -> Plan:
+    """Decide everything and do nothing: pure.
+
+    Args:
+        spec: what is asked for; `fields` replace single values.
+        site: the facts to plan for; None assumes one host, a current server and free ports.
+
+    Raises:
+        SpecError: with every problem.
+    """
+    return build_plan(replace(spec or ClusterSpec(), **fields), site or Site.assumed())
+
+
+@asynccontextmanager
+async def cluster(
+    spec: ClusterSpec | None = None,
+    /,
+    *,
+    keep: bool = False,
+    observer: Observer | None = None,
+    timeout: float = 60.0,
+    **fields: Unpack[SpecFields],
+) -> AsyncIterator[Cluster]:
+    """A proven cluster for the block: 6 nodes, 1 replica, a random name and free ports unless said otherwise.
+
+    Leaving the block, also by cancellation, removes what entering it created and nothing else: a cluster that was
+    there before stays.
+
+    Args:
+        spec: what is asked for; `fields` replace single values.
+        keep: leave the cluster running at the end.
+        observer: told every event.
+        timeout: seconds until it must be ready.
+
+    Raises:
+        BootstrapError: see `create`.
+    """
+    made = await _create(embedded_spec(spec, fields), observer, timeout, retain=False, owned=not keep)
+    try:
+        yield Cluster(made.deployment, made.plan)
+    finally:
+        if made.made and not keep:
+            with anyio.move_on_after(TEARDOWN_SECONDS, shield=True):
+                await Cluster(made.deployment).delete()
+
+
+async def create(
+    spec: ClusterSpec | None = None,
+    /,
+    *,
+    observer: Observer | None = None,
+    timeout: float = 60.0,
+    retain: bool = False,
+    **fields: Unpack[SpecFields],
+) -> Cluster:
+    """Create a cluster that outlives this process, carry on with a half-made one, or verify a running one.
+
+    Args:
+        spec: what is asked for; `fields` replace single values.
+        observer: told every event.
+        timeout: seconds until it must be ready.
+        retain: keep what was made when it fails or is cancelled.
+
+    Raises:
+        SpecError: the specification has problems.
+        RuntimeUnavailable: servers cannot be started here.
+        Conflict: the name is in use for another specification, or ports or nodes are not ours to take.
+        NodeFailed: a server died or refused a command.
+        NotConverged: the deadline passed.
+    """
+    made = await _create(embedded_spec(spec, fields), observer, timeout, retain=retain, owned=False)
+    return Cluster(made.deployment, made.plan)
+
+
+async def form(
+    *servers: str,
+    replicas: int = 0,
+    password: str | None = None,
+    username: str | None = None,
+    observer: Observer | None = None,
+    timeout: float = 60.0,
+) -> Cluster:
+    """Form a cluster of servers that somebody else runs, and prove it.
+
+    Args:
+        servers: ``host:port``, or ``host:port@machine/zone`` to declare a failure domain.
+        replicas: replicas of each primary.
+        password: their password, if they ask for one.
+        username: the user that it is for; None for the default user.
+        observer: told every event.
+        timeout: seconds.
+
+    Raises:
+        BootstrapError: see `bootstrap.operations.form.form`.
+    """
+    from bootstrap.operations.form import form as run
+    from bootstrap.operations.form import parse_targets
+
+    login = Credentials(password, username)
+    made = await run(
+        parse_targets(servers),
+        replicas,
+        connect=connector(login),
+        credentials=login,
+        observer=observer,
+        timeout=timeout,
+    )
+    return Cluster(made.deployment, made.plan)
+
+
+async def attach(
+    *where: str, password: str | None = None, username: str | None = None, state_root: str | None = None
+) -> Cluster:
+    """A handle for a running cluster.
+
+    Args:
+        where: the name of a cluster of ours, or addresses (``host:port``) of nodes of any cluster.
+        password: the servers' password, if they ask for one.
+        username: the user that it is for; None for the default user.
+        state_root: where clusters of ours are kept.
+
+    Raises:
+        UsageError: no such cluster.
+        NodeFailed: none of the addresses could be asked.
+    """
+    from bootstrap.operations.discover import discover
+
+    login = Credentials(password, username)
+    if any(":" in text for text in where):
+        return Cluster(await discover([Address.parse(text) for text in where], connector(login), login))
+    if len(where) > 1:
+        raise UsageError("attach to one name, or to addresses", code="bad-address")
+    return Cluster(await find_deployment(where[0] if where else None, login, state_root=state_root))
+
+
+async def clusters(*, state_root: str | None = None) -> Sequence[Record]:
+    """The clusters of ours, running and stopped."""
+    return await runtime_for("auto", state_root=state_root).inventory()
+
+
+async def delete(name: str, *, state_root: str | None = None) -> bool:
+    """Remove a cluster of ours, whole or half made; whether there was one.
+
+    Raises:
+        Conflict: another command is at work on it.
+        NodeFailed: something is left.
+    """
+    from bootstrap.operations.delete import delete as remove
+
+    return await remove(runtime_for("auto", state_root=state_root), name)
+
+
+def embedded_spec(spec: ClusterSpec | None, fields: SpecFields | Mapping[str, Any]) -> ClusterSpec:
+    """The specification for programs that embed this one: a random name and free ports by default."""
+    if spec is None:
+        # Letters only at the end: node names then need no hyphen.
+        spec = ClusterSpec(name=f"vb-{secrets.token_hex(4)}x", base_port="auto")
+    return replace(spec, **fields)
+
+
+def connector(credentials: Credentials) -> Connect:
+    """How nodes are reached from here; redis-py is imported only when this is called."""
+    from bootstrap.formation.client import connector as make
+
+    return make(credentials)
+
+
+async def find_deployment(name: str | None, login: Credentials, *, state_root: str | None = None) -> Deployment:
+    """The deployment of a cluster of ours by name, or of the only one.
+
+    Raises:
+        UsageError: there is none of that name, or several and no name was given.
+    """
+    runtime = runtime_for("auto", state_root=state_root)
+    record = await find_record(runtime, name)
+    return deployment_of(record, runtime, connector(login), login)
+
+
+async def find_record(runtime: Any, name: str | None) -> Record:
+    """The record of a cluster of ours by name, or of the only one; raises `UsageError` otherwise."""
+    records: Sequence[Record] = await runtime.inventory(name)
+    if len(records) == 1:
+        return records[0]
+    if name is not None:
+        names = [record.name for record in await runtime.inventory()]
+        hint = f"there are: {listing(names)}" if names else "create one: `valkey-bootstrap --nodes 6 --replicas 1`"
+        raise UsageError(f'there is no cluster "{name}"', code="no-such-cluster", hint=hint)
+    if not records:
+        raise UsageError(
+            "there is no cluster",
+            code="no-such-cluster",
+            hint="create one: `valkey-bootstrap --nodes 6 --replicas 1`",
+        )
+    names = [record.name for record in records]
+    raise UsageError(
+        f"there are {len(names)} clusters: {listing(names)}",
+        code="which-cluster",
+        hint="choose one with --name",
+    )
+
+
+async def _create(
+    spec: ClusterSpec, observer: Observer | None, timeout: float, *, retain: bool, owned: bool
+) -> Created:
+    from bootstrap.operations.create import create as run
+
+    login = Credentials()
+    work = partial(run, spec, connect=connector(login), credentials=login)
+    return await work(observer=observer, timeout=timeout, retain=retain, owned=owned)

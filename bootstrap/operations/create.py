@@ -1,0 +1,325 @@
+"""From nothing, or from whatever an earlier run left, to a cluster that is proven ready."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+from bootstrap.concurrency import each, in_thread, together
+from bootstrap.errors import BootstrapError, Conflict, NodeFailed, PortTaken
+from bootstrap.events import Observer, PhaseReporter, Reporter
+from bootstrap.formation.base import Connect, Credentials, ServerError, Unreachable
+from bootstrap.formation.clients import Clients
+from bootstrap.formation.window import own_window
+from bootstrap.judging.causes import cause_in_log
+from bootstrap.operations.deployment import Deployment, deployment_of
+from bootstrap.operations.formed import Deadline, form_and_prove
+from bootstrap.planning.plan import CONFIG_FILE, Plan, PlannedNode, bind, build_plan, render_config
+from bootstrap.planning.spec import ClusterSpec
+from bootstrap.planning.text import plural
+from bootstrap.runtimes import runtime_for
+from bootstrap.runtimes.base import Record, Runtime
+from bootstrap.runtimes.records import differences
+
+ROLLBACK_SECONDS = 15.0
+"""How long cleaning up after a failure or an interruption may take."""
+
+PORT_TRIES = 5
+"""How many blocks of ports are tried when others take them first."""
+
+LOG_LINES = 12
+"""How much of a dead server's log an error shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The outcome: the cluster, its plan, whether this call made it or changed something, and the seconds it took."""
+
+    deployment: Deployment
+    plan: Plan
+    made: bool
+    changed: bool
+    seconds: float
+
+
+async def create(
+    spec: ClusterSpec,
+    *,
+    connect: Connect,
+    credentials: Credentials,
+    runtime: Runtime | None = None,
+    observer: Observer | None = None,
+    timeout: float = 60.0,
+    retain: bool = False,
+    owned: bool = False,
+) -> Created:
+    """Create the cluster, carry on with a half-made one, start a stopped one, or verify a healthy one.
+
+    Args:
+        spec: what is asked for.
+        connect: how nodes are reached.
+        credentials: kept for clients made later.
+        runtime: where servers run; None takes what the specification says.
+        observer: told every event.
+        timeout: seconds for all of it.
+        retain: keep what was made when it fails or is interrupted.
+        owned: the cluster belongs to this process, and is an orphan when it is gone.
+
+    Raises:
+        SpecError: the specification has problems.
+        RuntimeUnavailable: servers cannot be started here.
+        Conflict: the name is in use for another specification, or ports or nodes are not ours to take.
+        NodeFailed: a server died or refused a command.
+        NotConverged: the deadline passed.
+    """
+    spec.check()
+    reporter = Reporter(spec.name, observer)
+    deadline = Deadline.after(timeout)
+    runtime = runtime or runtime_for(spec.runtime, state_root=spec.state_root, server=spec.server, owned=owned)
+    async with runtime.claim(spec.name):
+        for attempt in range(1, PORT_TRIES + 1):
+            try:
+                return await _create(spec, runtime, connect, credentials, reporter, deadline, retain=retain)
+            except PortTaken as error:
+                # Another process took a port between the survey and the server's bind: the next block, unless asked
+                # for this one; a cluster that exists keeps its ports.
+                exists = bool(await runtime.inventory(spec.name))
+                if exists or isinstance(spec.base_port, int) or attempt == PORT_TRIES:
+                    raise
+                reporter.emit("note.made", message=f"{error.message}: taking another block")
+    raise AssertionError("unreachable")
+
+
+async def _create(
+    spec: ClusterSpec,
+    runtime: Runtime,
+    connect: Connect,
+    credentials: Credentials,
+    reporter: Reporter,
+    deadline: Deadline,
+    *,
+    retain: bool,
+) -> Created:
+    record = next(iter(await runtime.inventory(spec.name)), None)
+    if record is not None:
+        refuse_differences(spec, record)
+    site = await runtime.survey(record)
+    plan = build_plan(spec, site, kept_base=record.base_port if record else None)
+    announce_plan(plan, reporter, exists=record is not None)
+    async with _rollback(runtime, spec.name, reporter, made=record is None, retain=retain):
+        plan = bind(plan, await runtime.prepare(plan))
+        made = next(iter(await runtime.inventory(spec.name)))
+        deployment = deployment_of(made, runtime, connect, credentials)
+        async with deployment.clients() as clients:
+            started = await start_nodes(plan, made, runtime, clients, reporter, deadline)
+            _, formed = await form_and_prove(
+                plan,
+                clients,
+                connect,
+                reporter,
+                window=own_window(plan.nodes),
+                deadline=deadline,
+                vantages=runtime.vantages(made),
+                ours=True,
+            )
+    reporter.emit("cluster.ready", seconds=round(reporter.elapsed, 3), created=record is None)
+    return Created(deployment, plan, record is None, formed or started > 0, reporter.elapsed)
+
+
+def refuse_differences(spec: ClusterSpec, record: Record) -> None:
+    """Raise `Conflict` with every field in which an existing cluster differs from what is asked for."""
+    found = differences(spec, record)
+    if not found:
+        return
+    words = "; ".join(f"{name} is {_value(old)}, asked for is {_value(new)}" for name, (old, new) in found.items())
+    raise Conflict(
+        f'the cluster "{record.name}" exists and differs: {words}',
+        code="spec-differs",
+        hint=f"choose another --name, or delete it: `valkey-bootstrap delete --name {record.name}`",
+    )
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={text}" for key, text in value.items()) or "nothing"
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "nothing"
+    return "nothing" if value is None else str(value)
+
+
+def announce_plan(plan: Plan, reporter: Reporter, *, exists: bool) -> None:
+    """Tell what was decided: the counts, the choices made for the caller, the warnings."""
+    reporter.emit(
+        "plan.made",
+        nodes=len(plan.nodes),
+        primaries=len(plan.primaries),
+        replicas=len(plan.replicas),
+        runtime=plan.runtime,
+        server=str(plan.server),
+        summary=plan.arithmetic,
+        exists=exists,
+    )
+    for note in plan.notes:
+        reporter.emit("note.made", message=note)
+    for warning in plan.warnings:
+        reporter.warn(warning)
+
+
+async def start_nodes(
+    plan: Plan, record: Record, runtime: Runtime, clients: Clients, reporter: Reporter, deadline: Deadline
+) -> int:
+    """Start what does not run, primaries first, and wait until every server answers; how many were started.
+
+    Raises:
+        NodeFailed: a server died, with the last lines of its log, or did not answer in time.
+        PortTaken: it died because its port was taken.
+    """
+    alive = {node.name for node in record.nodes if node.running}
+    idle = [node for node in plan.nodes if node.name not in alive]
+    if not idle:
+        return 0
+    what = plural(len(idle), "server")
+    with reporter.phase("start", f"Starting {what}", f"Started {what}", total=len(idle)) as phase:
+        for node in idle:
+            await runtime.start(plan.name, node, {CONFIG_FILE: render_config(node)})
+            reporter.emit("node.started", node=node.name, address=str(node.addresses.control))
+        await _await_answers(plan, idle, runtime, clients, phase, deadline)
+    return len(idle)
+
+
+async def _await_answers(
+    plan: Plan,
+    nodes: list[PlannedNode],
+    runtime: Runtime,
+    clients: Clients,
+    phase: PhaseReporter,
+    deadline: Deadline,
+) -> None:
+    waiting = {node.name: node for node in nodes}
+
+    async def knock(node: PlannedNode) -> None:
+        while not await _answers(clients, node.name):
+            await anyio.sleep(0.02)
+        del waiting[node.name]
+        phase.reporter.emit("node.answered", node=node.name, address=str(node.addresses.control))
+        phase.progress(len(nodes) - len(waiting))
+
+    async def watch() -> None:
+        while waiting:
+            await anyio.sleep(0.1)
+            await _check_alive(plan, set(waiting), runtime)
+
+    with anyio.move_on_after(deadline.at - anyio.current_time()) as scope:
+        await together([*(partial(knock, node) for node in nodes), watch])
+    if scope.cancelled_caught:
+        late = dict.fromkeys(waiting, "does not answer")
+        raise NodeFailed(
+            f"{plural(len(late), 'server')} did not answer within {deadline.seconds:g} s",
+            code="no-answer",
+            nodes={name: await _excerpt(runtime, plan.name, name) or text for name, text in late.items()},
+            hint="allow more time with --timeout",
+        )
+
+
+async def _answers(clients: Clients, name: str) -> bool:
+    try:
+        reply = (await clients.run(name, ("PING",)))[0]
+    except Unreachable as error:
+        if error.code == "login-failed":
+            raise
+        return False
+    # A server that loads its data set answers, and is not there yet.
+    return not (isinstance(reply, ServerError) and reply.text.startswith(("LOADING", "MASTERDOWN")))
+
+
+async def _check_alive(plan: Plan, waiting: set[str], runtime: Runtime) -> None:
+    records = await runtime.inventory(plan.name)
+    dead = [node for record in records for node in record.nodes if node.name in waiting and not node.running]
+    if not dead:
+        return
+    logs = {node.name: await _excerpt(runtime, plan.name, node.name) for node in dead}
+    cause, words = cause_in_log(logs[dead[0].name])
+    if cause == "port-taken":
+        port = dead[0].addresses.control.port
+        raise PortTaken(
+            f"{dead[0].name} lost port {port} or its bus port to another process", ports={port: "another process"},
+            hint="run the same command again",
+        )  # fmt: skip
+    others = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
+    raise NodeFailed(
+        f"{dead[0].name}{others} did not stay up: {words}",
+        code=f"server-{cause}",
+        nodes=logs,
+        hint=_DEATH_HINTS.get(cause, ""),
+    )
+
+
+_DEATH_HINTS = {
+    "bad-setting": "correct the setting given with --set, or give another server with --server",
+    "disk-full": "free some space, or choose another folder with --state-root",
+    "died": "the log above says why",
+}
+
+
+async def _excerpt(runtime: Runtime, cluster: str, node: str) -> str:
+    return (await runtime.logs(cluster, node, tail=LOG_LINES)).rstrip()
+
+
+@asynccontextmanager
+async def _rollback(
+    runtime: Runtime, name: str, reporter: Reporter, *, made: bool, retain: bool
+) -> AsyncIterator[None]:
+    """Remove what this run made when the body fails or is cancelled; what was there before stays as it is."""
+    try:
+        yield
+    except BaseException as error:
+        if made and not retain:
+            with anyio.move_on_after(ROLLBACK_SECONDS, shield=True):
+                await _undo(runtime, name, reporter, error)
+        raise
+
+
+async def _undo(runtime: Runtime, name: str, reporter: Reporter, error: BaseException) -> None:
+    reason = error.message if isinstance(error, BootstrapError) else "interrupted"
+    reporter.emit("rollback.started", reason=reason)
+    logs = ""
+    if isinstance(error, BootstrapError) and not isinstance(error, PortTaken):
+        logs = await save_logs(runtime, name, told=error.nodes)
+    left = await runtime.remove(name)
+    reporter.emit("rollback.finished", left=tuple(left), logs=logs)
+
+
+async def save_logs(runtime: Runtime, name: str, folder: str = "", *, told: Mapping[str, str] | None = None) -> str:
+    """Write every node's log to a folder, a new temporary one unless given.
+
+    Args:
+        runtime: where the servers run.
+        name: the cluster.
+        folder: where to.
+        told: by node, text that is shown anyway; a log that is wholly in it need not be kept.
+
+    Returns:
+        The folder; "" if there was nothing to keep.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    names = [node.name for record in await runtime.inventory(name) for node in record.nodes]
+    logs, _ = await each(names, lambda node: runtime.logs(name, node))
+    if all(text.strip() in (told or {}).get(node, "") for node, text in logs.items()):
+        return ""
+    return await in_thread(_write_logs, logs, folder or None, name)
+
+
+def _write_logs(logs: Mapping[str, str], folder: str | None, name: str) -> str:
+    target = Path(folder or tempfile.mkdtemp(prefix=f"valkey-bootstrap-{name}-logs-"))
+    target.mkdir(parents=True, exist_ok=True)
+    for node, text in logs.items():
+        (target / f"{node}.log").write_text(text)
+    return str(target)

@@ -1,0 +1,96 @@
+"""What every operation works on: a cluster's name, where it runs, and how its nodes are reached."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from bootstrap.errors import UsageError
+from bootstrap.formation.base import Connect, Credentials
+from bootstrap.formation.clients import Clients, open_clients
+from bootstrap.planning.addressing import Address, NodeAddresses
+from bootstrap.planning.text import listing
+from bootstrap.runtimes.base import Record, Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node's constants; its role changes with failovers and is asked for with `Cluster.status`."""
+
+    name: str
+    index: int
+    host: str
+    zone: str
+    addresses: NodeAddresses
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A cluster that operations can work on.
+
+    Args:
+        name: its name.
+        runtime: where its servers run; None for servers that somebody else runs.
+        connect: how nodes are reached; it holds the credentials.
+        nodes: by index.
+        credentials: for clients that are made for the caller.
+    """
+
+    name: str
+    runtime: Runtime | None
+    connect: Connect
+    nodes: tuple[Node, ...]
+    credentials: Credentials = field(default_factory=Credentials, repr=False)
+
+    @property
+    def addresses(self) -> Mapping[str, Address]:
+        """How this package reaches each node."""
+        return {node.name: node.addresses.control for node in self.nodes}
+
+    @asynccontextmanager
+    async def clients(self) -> AsyncIterator[Clients]:
+        """Connections to all nodes for the block."""
+        async with open_clients(self.connect, self.addresses) as clients:
+            yield clients
+
+
+def deployment_of(record: Record, runtime: Runtime, connect: Connect, credentials: Credentials) -> Deployment:
+    """The deployment of a recorded cluster."""
+    nodes = tuple(Node(each.name, each.index, each.host, each.zone, each.addresses) for each in record.nodes)
+    return Deployment(record.name, runtime, connect, nodes, credentials)
+
+
+def resolve_node(ref: str | int, nodes: Sequence[Node], ids: Mapping[str, str] | None = None) -> Node:
+    """The node that a name, index, id prefix or host:port stands for.
+
+    Args:
+        ref: as a person gives it.
+        nodes: the cluster's nodes.
+        ids: node name -> node id, where they are known.
+
+    Raises:
+        UsageError: no node or several nodes fit, with the names that there are.
+    """
+    text = str(ref)
+    for found in (
+        [node for node in nodes if node.name == text],
+        [
+            node
+            for node in nodes
+            if text in (str(node.addresses.host), str(node.addresses.network), str(node.addresses.control))
+        ],
+        # An index goes before an id prefix: "3" is the fourth node, whatever ids begin with.
+        [node for node in nodes if text.isdigit() and node.index == int(text) and len(text) < 5],
+        [node for node in nodes if text and (ids or {}).get(node.name, "").startswith(text.lower())],
+    ):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(
+                f"{text!r} fits {listing([node.name for node in found])}",
+                code="ambiguous-node",
+                hint="give more of the id",
+            )
+    names = listing([node.name for node in nodes], 12)
+    raise UsageError(f"no node {text!r}", code="no-such-node", hint=f"nodes: {names}")

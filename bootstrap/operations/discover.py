@@ -1,0 +1,61 @@
+"""Finds the nodes of a cluster that somebody else runs, from the addresses of some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bootstrap.formation.base import Connect, Credentials, Unreachable
+from bootstrap.formation.clients import open_clients
+from bootstrap.judging.views import Silent, seen
+from bootstrap.operations.deployment import Deployment, Node
+from bootstrap.planning.addressing import Address, NodeAddresses
+from bootstrap.planning.spec import BUS_OFFSET
+
+
+async def discover(seeds: Sequence[Address], connect: Connect, credentials: Credentials) -> Deployment:
+    """The deployment of the cluster that the seeds know; nodes are named by their addresses, primaries first.
+
+    Raises:
+        Unreachable: no seed could be asked, with the reason of each.
+    """
+    async with open_clients(connect, {str(seed): seed for seed in seeds}) as clients:
+        views = await clients.look()
+    nodes = seen(views)
+    if not nodes:
+        reasons = {
+            name: view.reason if isinstance(view, Silent) else "is not in cluster mode" for name, view in views.items()
+        }
+        name, reason = next(iter(reasons.items()))
+        login = any(isinstance(view, Silent) and view.code == "login" for view in views.values())
+        raise Unreachable(
+            f"{name} {reason}" if len(reasons) == 1 else "none of the given nodes could be asked",
+            code="login-failed" if login else "unreachable",
+            nodes=reasons,
+            hint="give the password with --password-file"
+            if login
+            else "give the address of a running node of the cluster",
+        )
+    found: dict[str, tuple[tuple[bool, tuple[object, ...], str], Address, int]] = {}
+    for name, view in nodes.items():
+        for peer in view.peers.values():
+            if peer.handshake or "noaddr" in peer.flags:
+                continue
+            # A node's own line may lack its address, which it learns from others; the seed's is the one that worked.
+            mine = peer.id == view.id
+            address = Address.parse(name) if mine else peer.address
+            rank = (peer.role == "replica", peer.slots, str(address))
+            if mine or peer.id not in found:
+                found[peer.id] = (rank, address, peer.bus_port or address.port + BUS_OFFSET)
+    ordered = sorted(found.values(), key=lambda each: each[0])
+    return Deployment(
+        name=str(seeds[0]),
+        runtime=None,
+        connect=connect,
+        nodes=tuple(_node(index, address, bus) for index, (_, address, bus) in enumerate(ordered)),
+        credentials=credentials,
+    )
+
+
+def _node(index: int, address: Address, bus_port: int) -> Node:
+    addresses = NodeAddresses(address, address, address, address, bus_port)
+    return Node(str(address), index, address.host, "", addresses)

@@ -1,0 +1,158 @@
+"""Form and prove a planned cluster on servers that answer, within a deadline: what `create` and `form` share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+
+from bootstrap.concurrency import together
+from bootstrap.errors import Conflict, NodeFailed
+from bootstrap.events import Reporter
+from bootstrap.formation.base import Connect
+from bootstrap.formation.clients import Clients
+from bootstrap.formation.prove import prove
+from bootstrap.formation.reconcile import not_converged
+from bootstrap.formation.window import Window, fast_window, restore
+from bootstrap.judging.admission import Fault, FaultKind, admit
+from bootstrap.judging.agreement import agree, conforms
+from bootstrap.judging.causes import Dial, Evidence, Finding, diagnose
+from bootstrap.judging.views import Views, seen
+from bootstrap.planning.plan import Plan
+from bootstrap.runtimes.base import LocalVantage, Vantage
+
+DIAL_SECONDS = 1.0
+EVIDENCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point in time with the seconds that were given, for the error when it has passed."""
+
+    at: float
+    seconds: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """From now."""
+        return cls(anyio.current_time() + seconds, seconds)
+
+
+async def form_and_prove(
+    plan: Plan,
+    clients: Clients,
+    connect: Connect,
+    reporter: Reporter,
+    *,
+    window: Window,
+    deadline: Deadline,
+    vantages: Sequence[Vantage] = (),
+    ours: bool,
+) -> tuple[Views, bool]:
+    """Form what is missing, prove the whole, leave every setting as configured; the views, and whether it was formed.
+
+    A cluster that already conforms is only verified: no window, no write.
+
+    Raises:
+        Conflict: the servers may not be taken, with all faults of all nodes.
+        NodeFailed: a node refused a command or the proof.
+        NotConverged: the deadline passed, with what each node lacks and the likely causes.
+    """
+    async with _deadline(plan, clients, deadline, vantages):
+        views = await clients.look()
+        if faults := admit(plan, views, ours=ours):
+            raise refusal(faults)
+        if _complete(plan, views):
+            # Whatever an interrupted run left opened is closed; a healthy cluster is otherwise only looked at.
+            await restore(window, clients, reporter)
+            return await prove(plan, clients, connect, reporter, exact=False, write=False), False
+        nodes = seen(views)
+        # Straight after formation every node must be what the plan made of it; where there already was something,
+        # roles may rightly have moved. A cluster that holds keys is in use: the proof does not write to it.
+        exact = all(view.blank for view in nodes.values())
+        write = not any(view.keys for view in nodes.values())
+        async with fast_window(window, clients, reporter):
+            return await prove(plan, clients, connect, reporter, exact=exact, write=write), True
+
+
+def _complete(plan: Plan, views: Views) -> bool:
+    found = agree(views)
+    return found.healthy and found.layout is not None and not conforms(found.layout, plan.layout, exact=False)
+
+
+@asynccontextmanager
+async def _deadline(
+    plan: Plan, clients: Clients, deadline: Deadline, vantages: Sequence[Vantage]
+) -> AsyncIterator[None]:
+    """Turns the end of the time into `NotConverged`, with evidence gathered afterwards in a bounded time."""
+    with anyio.move_on_after(deadline.at - anyio.current_time()) as scope:
+        yield
+    if not scope.cancelled_caught:
+        return
+    views, findings = await gather(plan, clients, vantages)
+    causes: dict[str, str] = {}
+    for finding in findings:
+        causes.setdefault(finding.node, finding.text)
+    raise not_converged(plan, views, deadline.seconds, causes, findings[0].hint if findings else "")
+
+
+async def gather(plan: Plan, clients: Clients, vantages: Sequence[Vantage]) -> tuple[Views, tuple[Finding, ...]]:
+    """A last look, dials of every node's ports from every vantage, and what they say together."""
+    dials: list[Dial] = []
+    views: Views = {}
+    with anyio.move_on_after(EVIDENCE_SECONDS):
+        views = await clients.look()
+        await together(
+            _Dialler(plan, vantage, index, dials).run
+            for vantage in vantages or (LocalVantage(),)
+            for index in range(len(plan.nodes))
+        )
+    return views, diagnose(Evidence(views, tuple(sorted(dials, key=lambda dial: (dial.node, dial.port)))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Dialler:
+    plan: Plan
+    vantage: Vantage
+    index: int
+    found: list[Dial]
+
+    async def run(self) -> None:
+        node = self.plan.nodes[self.index]
+        for port, address in (("data", node.addresses.meet), ("bus", node.addresses.bus)):
+            outcome = await self.vantage.dial(address.host, address.port, timeout=DIAL_SECONDS)
+            self.found.append(Dial(node.name, "data" if port == "data" else "bus", address, self.vantage.name, outcome))
+
+
+def refusal(faults: Sequence[Fault]) -> Conflict | NodeFailed:
+    """One error for all faults of all nodes."""
+    nodes: dict[str, str] = {}
+    for fault in faults:
+        nodes[fault.node] = f"{nodes[fault.node]}; {fault.text}" if fault.node in nodes else fault.text
+    node, text = next(iter(nodes.items()))
+    message = f"{node} {text}" if len(nodes) == 1 else f"{len(nodes)} nodes cannot be taken"
+    # One fault decides code and hint; the others are told by node. A node that was not seen comes first: what is
+    # known of the rest may change with it.
+    kind = min((fault.kind for fault in faults), key=list(_REFUSALS).index)
+    code, hint = _REFUSALS[kind]
+    error = NodeFailed if kind in ("silent", "login") else Conflict
+    return error(message, code=code, nodes=nodes, hint=hint)
+
+
+_RESET = "give all nodes of that cluster, or reset them (CLUSTER RESET) if it is not needed any more"
+_REFUSALS: Mapping[FaultKind, tuple[str, str]] = {
+    "login": ("login-failed", "give the password with --password-file or VALKEY_BOOTSTRAP_PASSWORD"),
+    "silent": ("unreachable", "start the servers, or correct the addresses"),
+    "mode": ("no-cluster-mode", "start the servers with cluster-enabled yes"),
+    "version": ("server-too-old", "use Valkey 7.2 or newer, or Redis 7.0"),
+    "twice": ("same-node-twice", "give every server once"),
+    "keys": (
+        "not-empty",
+        "servers that hold keys are never reset: empty them (FLUSHALL) if nothing in them matters",
+    ),
+    "functions": ("not-empty", "delete them (FUNCTION FLUSH) if nothing in them matters"),
+    "slots": ("not-empty", _RESET),
+    "peers": ("not-empty", _RESET),
+}

@@ -1,0 +1,127 @@
+"""Server processes that outlive us: started detached, known again by pid, start time and working folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+PROCESS_FILE = "process.json"
+LOG_FILE = "server.log"
+KILL_SECONDS = 10.0
+
+
+def spawn(server: str, config: Path, folder: Path) -> int:
+    """Start a server in its own session with its output appended to its log; the pid.
+
+    `os.posix_spawn` rather than `subprocess`: the process is meant to outlive this one, and a `Popen` object would
+    warn about that when it is collected.
+    """
+    log = str(folder / LOG_FILE)
+    pid = os.posix_spawn(
+        server,
+        [server, str(config)],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE),
+    )
+    started = process_start(pid)
+    if started is not None:
+        _write(folder / PROCESS_FILE, {"pid": pid, "started": started})
+    return pid
+
+
+def process_start(pid: int) -> float | None:
+    """When a process was started, in seconds since the epoch; None if there is none (a zombie is none)."""
+    _reap(pid)
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        return None
+
+
+def running(folders: Sequence[Path]) -> dict[Path, int]:
+    """The pid of the server of each node's folder, where one runs.
+
+    The recorded pid counts only with its start time, which no other process of that number has. A server whose pid was
+    never recorded (we were killed in between) is found by its working folder, which the server sets to its ``dir``.
+    """
+    found = {folder: pid for folder in folders if (pid := _recorded(folder)) is not None}
+    missing = {str(folder): folder for folder in folders if folder not in found and folder.exists()}
+    if missing:
+        for process in psutil.process_iter(["pid", "cwd", "status"]):
+            folder = missing.get(process.info["cwd"] or "")
+            if folder is not None and process.info["status"] != psutil.STATUS_ZOMBIE and _writes_log(process, folder):
+                found[folder] = process.info["pid"]
+    return found
+
+
+def end(pids: Sequence[int], *, kill: bool) -> tuple[int, ...]:
+    """End processes and wait until they are gone; those that are still there after `KILL_SECONDS`."""
+    processes = []
+    for pid in pids:
+        try:
+            process = psutil.Process(pid)
+            process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+            processes.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    _, alive = psutil.wait_procs(processes, timeout=KILL_SECONDS)
+    return tuple(process.pid for process in alive)
+
+
+def signal_process(pid: int, *, pause: bool) -> None:
+    """Pause a process, or let it go on."""
+    os.kill(pid, signal.SIGSTOP if pause else signal.SIGCONT)
+
+
+def _recorded(folder: Path) -> int | None:
+    try:
+        document = json.loads((folder / PROCESS_FILE).read_text())
+        pid, started = int(document["pid"]), float(document["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    now = process_start(pid)
+    if now is None:
+        return None
+    # Start times move when the clock is set, and with them every recorded one; the working folder does not.
+    return pid if abs(now - started) < 0.5 or _works_in(pid, folder) else None
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    try:
+        return psutil.Process(pid).cwd() == str(folder)
+    except psutil.Error:
+        return False
+
+
+def _writes_log(process: psutil.Process, folder: Path) -> bool:
+    """Whether its standard output is the folder's log; a shell that was opened there works there, too."""
+    try:
+        return any(file.fd == 1 and file.path == str(folder / LOG_FILE) for file in process.open_files())
+    except psutil.Error:
+        return False
+
+
+def _reap(pid: int) -> None:
+    """Collect a child of ours that has ended, so that it does not look alive as a zombie."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _write(path: Path, document: Mapping[str, object]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(document))
+    temporary.replace(path)

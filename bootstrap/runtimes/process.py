@@ -1,0 +1,398 @@
+"""The process runtime: servers as local processes, one folder per cluster under a state root.
+
+``<root>/<cluster>/cluster.json`` is the counterpart of a container's labels: identity and constants. Beside it each
+node has a folder with its configuration, data and log. The cluster's folder appears with its record in it, by one
+rename, so that a folder without a record is never ours.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+from filelock import FileLock, Timeout
+
+from bootstrap.concurrency import in_thread
+from bootstrap.errors import Conflict, NodeFailed, PortTaken, RuntimeUnavailable
+from bootstrap.planning.plan import CONFIG_FILE, Facts, Plan, PlannedNode
+from bootstrap.planning.ports import block_ports, taken_error
+from bootstrap.planning.site import Host, ServerInfo, Site
+from bootstrap.runtimes import daemons, listening
+from bootstrap.runtimes.base import Action, LocalVantage, NodeRecord, Record, Vantage
+from bootstrap.runtimes.binaries import find_server
+from bootstrap.runtimes.records import dump_record, load_record
+
+RECORD_FILE = "cluster.json"
+PORTS_LOCK = ".ports"
+FOLLOW_SECONDS = 0.2
+_ROOT_HINT = "choose another folder with --state-root"
+
+
+def default_root() -> Path:
+    """The user's state folder, such as ``~/.local/state/valkey-bootstrap``."""
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("valkey-bootstrap", appauthor=False))
+
+
+class ProcessRuntime:
+    """See `bootstrap.runtimes.base.Runtime`.
+
+    Args:
+        root: the state root; None takes `default_root`.
+        server: path of the server binary; None looks for one.
+        owned: what is created belongs to this process, and is an orphan when it is gone.
+    """
+
+    kind = "process"
+
+    def __init__(
+        self, root: str | os.PathLike[str] | None = None, *, server: str | None = None, owned: bool = False
+    ) -> None:
+        self.root = Path(root).expanduser().absolute() if root is not None else default_root()
+        self._given_server = server
+        self._owned = owned
+        self._server: ServerInfo | None = None
+        self._made_root = False
+
+    async def survey(self, record: Record | None = None) -> Site:
+        """See `Runtime.survey`."""
+        return await in_thread(self._survey, record)
+
+    async def inventory(self, name: str | None = None) -> Sequence[Record]:
+        """See `Runtime.inventory`; records that cannot be read raise `Conflict` only when asked for by name."""
+        return await in_thread(self._inventory, name)
+
+    def claim(self, name: str) -> AbstractAsyncContextManager[None]:
+        """See `Runtime.claim`: a lock file beside the cluster's folder, gone again afterwards."""
+        return self._claim(name)
+
+    async def prepare(self, plan: Plan) -> Facts:
+        """See `Runtime.prepare`."""
+        return await in_thread(self._prepare, plan)
+
+    async def start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
+        """See `Runtime.start`."""
+        await in_thread(self._start, name, node, files)
+
+    async def control(self, name: str, node: str, action: Action) -> None:
+        """See `Runtime.control`."""
+        await in_thread(self._control, name, node, action)
+
+    async def logs(self, name: str, node: str, *, tail: int | None = None) -> str:
+        """See `Runtime.logs`."""
+        return await in_thread(_read_log, self._folder(name) / node, tail)
+
+    async def follow(self, name: str, node: str) -> AsyncIterator[str]:
+        """See `Runtime.follow`."""
+        path = self._folder(name) / node / daemons.LOG_FILE
+        offset = await in_thread(_size, path)
+        while path.parent.exists():
+            text, offset = await in_thread(_read_from, path, offset)
+            if text:
+                yield text
+            await anyio.sleep(FOLLOW_SECONDS)
+
+    async def remove(self, name: str, nodes: Collection[str] | None = None) -> Sequence[str]:
+        """See `Runtime.remove`."""
+        return await in_thread(self._remove, name, nodes)
+
+    def vantages(self, record: Record) -> Sequence[Vantage]:
+        """See `Runtime.vantages`: every node of every cluster is on this machine."""
+        del record
+        return (LocalVantage(),)
+
+    # What follows blocks, and runs in a thread.
+
+    def _folder(self, name: str) -> Path:
+        return self.root / name
+
+    def _survey(self, record: Record | None) -> Site:
+        server = find_server(self._given_server or (record.server_path if record else None))
+        self._server = server
+        records = self._inventory(None)
+        return Site(
+            runtime=self.kind,
+            hosts=(Host(platform.node() or "localhost"),),
+            server=server,
+            taken_ports=_name_ours(listening.taken_ports(), records),
+            reserved_ports=_reserved(records),
+            ephemeral_ports=listening.ephemeral_ports(),
+            seed=secrets.randbelow(2**32),
+        )
+
+    def _inventory(self, name: str | None) -> tuple[Record, ...]:
+        if name is not None:
+            record = self._record(self._folder(name))
+            return () if record is None else (record,)
+        try:
+            folders = sorted(path for path in self.root.iterdir() if (path / RECORD_FILE).exists())
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        except OSError as error:
+            raise _state_error(self.root, error) from error
+        return tuple(filter(None, map(self._readable_record, folders)))
+
+    def _readable_record(self, folder: Path) -> Record | None:
+        try:
+            return self._record(folder)
+        except Conflict:
+            return None
+
+    def _record(self, folder: Path) -> Record | None:
+        try:
+            text = (folder / RECORD_FILE).read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _state_error(folder, error) from error
+        try:
+            record = load_record(text, runtime=self.kind, folder=str(folder))
+        except ValueError as error:
+            raise Conflict(
+                f"{folder / RECORD_FILE} cannot be read: {error}", code="bad-record",
+                hint=f"if it is yours and nothing runs in it, remove {folder}",
+            ) from error  # fmt: skip
+        alive = daemons.running([folder / node.name for node in record.nodes])
+        nodes = tuple(_with_process(node, alive.get(folder / node.name)) for node in record.nodes)
+        return replace(record, nodes=nodes, orphan=_owner_gone(record.owner))
+
+    @asynccontextmanager
+    async def _claim(self, name: str) -> AsyncIterator[None]:
+        lock = await in_thread(self._acquire, name)
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await in_thread(self._release, lock)
+
+    def _acquire(self, name: str) -> FileLock:
+        self._make_root()
+        lock = FileLock(self.root / f".{name}.lock", timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise Conflict(
+                f'another command is at work on "{name}"',
+                code="busy",
+                hint="wait for it, or choose another --name",
+            ) from None
+        except OSError as error:
+            raise _state_error(self.root, error) from error
+        return lock
+
+    def _release(self, lock: FileLock) -> None:
+        # Removed while it is still held: whoever waits for the old file sees that it is gone and opens a new one.
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        if self._made_root:
+            # A folder that was made for nothing goes again; one that holds something refuses.
+            with suppress(OSError):
+                self.root.rmdir()
+
+    def _make_root(self) -> None:
+        try:
+            if not self.root.is_dir():
+                self.root.mkdir(mode=0o700, parents=True)
+                self._made_root = True
+        except FileExistsError:
+            if not self.root.is_dir():
+                raise RuntimeUnavailable(
+                    f"cannot keep state in {self.root}: it is not a folder",
+                    code="state-root",
+                    hint=_ROOT_HINT,
+                ) from None
+        except OSError as error:
+            raise _state_error(self.root, error) from error
+
+    def _prepare(self, plan: Plan) -> Facts:
+        folder = self._folder(plan.name)
+        with _state_errors(folder), _ports_lock(self.root):
+            existing = self._record(folder)
+            if existing is None:
+                self._check_ports(plan)
+                self._make_folder(folder, plan)
+            for node in plan.nodes:
+                (folder / node.name).mkdir(mode=0o700, exist_ok=True)
+        return Facts({"folder": str(folder)})
+
+    def _check_ports(self, plan: Plan) -> None:
+        """Refuse ports that somebody took since the survey: a listener, or a cluster that was recorded meanwhile."""
+        ports = block_ports(plan.nodes[0].addresses.control.port, len(plan.nodes))
+        taken = listening.holders(busy) if (busy := listening.busy_ports(ports)) else {}
+        if plan.spec.base_port is None or plan.spec.base_port == "auto":
+            reserved = _reserved(self._inventory(None))
+            taken |= {port: reserved[port] for port in ports if port in reserved and port not in taken}
+        if taken:
+            raise taken_error(taken)
+
+    def _make_folder(self, folder: Path, plan: Plan) -> None:
+        for leftover in self.root.glob(f".new-{plan.name}-*"):
+            shutil.rmtree(leftover)
+        if folder.exists():
+            raise Conflict(
+                f"{folder} exists and holds no cluster of ours",
+                code="folder-taken",
+                hint="choose another --name or --state-root",
+            )
+        made = Path(tempfile.mkdtemp(prefix=f".new-{plan.name}-", dir=self.root))
+        try:
+            (made / RECORD_FILE).write_text(
+                dump_record(plan, created_at=datetime.now(UTC).isoformat(timespec="seconds"), owner=self._owner())
+            )
+            made.rename(folder)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+
+    def _owner(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "started": daemons.process_start(os.getpid())} if self._owned else {}
+
+    def _start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
+        folder = self._folder(name) / node.name
+        # A folder without a configuration has never had a server: no need to look through all processes for one.
+        if (folder / CONFIG_FILE).exists() and daemons.running([folder]):
+            return
+        server = self._server or find_server(self._given_server)
+        if busy := listening.busy_ports((node.addresses.control.port, node.addresses.bus_port)):
+            raise taken_error(listening.holders(busy))
+        with _state_errors(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for file, content in files.items():
+                _write_private(folder / file, content)
+            daemons.spawn(server.path, folder / CONFIG_FILE, folder)
+
+    def _control(self, name: str, node: str, action: Action) -> None:
+        pid = daemons.running([folder := self._folder(name) / node]).get(folder)
+        if pid is None:
+            raise NodeFailed(
+                f"{node} does not run",
+                code="not-running",
+                hint=f"start it: `valkey-bootstrap create --name {name}`",
+            )
+        if action in ("pause", "resume"):
+            daemons.signal_process(pid, pause=action == "pause")
+        elif daemons.end([pid], kill=action == "kill"):
+            raise NodeFailed(f"{node} (pid {pid}) did not end within {daemons.KILL_SECONDS:g} s", code="does-not-end")
+
+    def _remove(self, name: str, nodes: Collection[str] | None) -> tuple[str, ...]:
+        folder = self._folder(name)
+        for leftover in self.root.glob(f".new-{name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        # The lock of a command that was killed goes as well; one that is held is somebody's, and goes with him.
+        with suppress(Timeout), _ports_lock(self.root, timeout=0):
+            pass
+        if not (folder / RECORD_FILE).exists():
+            return ()
+        names = nodes if nodes is not None else [path.name for path in folder.iterdir() if path.is_dir()]
+        alive = daemons.running([folder / each for each in names])
+        # Killed rather than stopped: the data goes with them, and saving it first would only take time.
+        left = [f"process {pid}" for pid in daemons.end(list(alive.values()), kill=True)]
+        for path in [folder / each for each in names] if nodes is not None else [folder]:
+            left += _remove_tree(path)
+        return tuple(left)
+
+
+def _with_process(node: NodeRecord, pid: int | None) -> NodeRecord:
+    return replace(node, running=pid is not None, detail=f"pid {pid}" if pid is not None else "")
+
+
+def _owner_gone(owner: Mapping[str, Any]) -> bool:
+    if not owner:
+        return False
+    started = daemons.process_start(int(owner["pid"]))
+    return started is None or abs(started - float(owner["started"] or 0)) > 2
+
+
+def _reserved(records: Sequence[Record]) -> dict[int, str]:
+    return {
+        port: f'the cluster "{record.name}"'
+        for record in records
+        for port in block_ports(record.base_port, len(record.nodes))
+    }
+
+
+def _name_ours(taken: Mapping[int, str], records: Sequence[Record]) -> dict[int, str]:
+    ours = _reserved([record for record in records if record.running])
+    return {port: ours.get(port, holder) for port, holder in taken.items()}
+
+
+@contextmanager
+def _ports_lock(root: Path, *, timeout: float = 30) -> Iterator[None]:
+    """Held while a block is checked and recorded, so that two clusters never choose the same one."""
+    lock = FileLock(root / PORTS_LOCK, timeout=timeout)
+    with lock:
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+@contextmanager
+def _state_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (PortTaken, Conflict):
+        raise
+    except OSError as error:
+        raise _state_error(path, error) from error
+
+
+def _state_error(path: Path, error: OSError) -> RuntimeUnavailable:
+    reason = (error.strerror or str(error)).lower()
+    return RuntimeUnavailable(
+        f"cannot keep state in {error.filename or path}: {reason}", code="state-root", hint=_ROOT_HINT
+    )
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _read_log(folder: Path, tail: int | None) -> str:
+    try:
+        text = (folder / daemons.LOG_FILE).read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _read_from(path: Path, offset: int) -> tuple[str, int]:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset if offset <= _size(path) else 0)
+            content = file.read()
+            return content.decode(errors="replace"), file.tell()
+    except FileNotFoundError:
+        return "", 0
+
+
+def _remove_tree(path: Path) -> list[str]:
+    left: list[str] = []
+
+    def note(_function: object, name: str, error: Any) -> None:
+        if not isinstance(error[1], FileNotFoundError):
+            left.append(f"{name} ({error[1]})")
+
+    if path.exists():
+        shutil.rmtree(path, onerror=note)
+    return left

@@ -1,0 +1,111 @@
+"""A runtime with its servers, real or fake, behind one face: what the contract suite is run against."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from bootstrap.errors import PortTaken
+from bootstrap.formation.base import Command, Connect, Credentials, NodeClient, Reply, Unreachable
+from bootstrap.operations.create import Created, create
+from bootstrap.planning.addressing import Address
+from bootstrap.planning.plan import CONFIG_FILE, Plan, bind, build_plan, render_config
+from bootstrap.planning.spec import ClusterSpec
+from bootstrap.runtimes.base import NodeRecord, Record, Runtime
+from bootstrap.testing import FakeRuntime
+
+
+@dataclass
+class World:
+    """A runtime, and how its servers are reached."""
+
+    runtime: Runtime
+    connector: Callable[[Credentials], Connect]
+
+    async def planned(self, **fields: Any) -> Plan:
+        asked: dict[str, Any] = {"name": "t", "nodes": 2, "replicas": 0, "base_port": "auto"} | fields
+        return build_plan(ClusterSpec(**asked), await self.runtime.survey())
+
+    async def prepared(self, **fields: Any) -> Plan:
+        while True:
+            plan = await self.planned(**fields)
+            try:
+                return bind(plan, await self.runtime.prepare(plan))
+            except PortTaken:  # by another test, between the survey and now
+                continue
+
+    async def started(self, **fields: Any) -> Plan:
+        plan = await self.prepared(**fields)
+        for index in range(len(plan.nodes)):
+            await self.start(plan, index)
+        return plan
+
+    async def start(self, plan: Plan, index: int) -> None:
+        """Start a node, and wait until it answers."""
+        node = plan.nodes[index]
+        await self.runtime.start(plan.name, node, {CONFIG_FILE: render_config(node)})
+        async with self.client(node.addresses.control) as client:
+            await eventually(lambda: answers(client))
+
+    async def formed(self, **fields: Any) -> Created:
+        asked: dict[str, Any] = {"name": "t", "nodes": 4, "replicas": 1, "base_port": "auto"} | fields
+        login = Credentials()
+        return await create(
+            ClusterSpec(**asked), connect=self.connector(login), credentials=login, runtime=self.runtime, timeout=30
+        )
+
+    @asynccontextmanager
+    async def client(self, address: Address, password: str | None = None) -> AsyncIterator[NodeClient]:
+        client = await self.connector(Credentials(password))(address)
+        try:
+            yield client
+        finally:
+            await client.aclose()
+
+    async def ask(self, plan: Plan, index: int, *command: str) -> Reply:
+        """A node's reply to one command."""
+        async with self.client(plan.nodes[index].addresses.control) as client:
+            return (await client.run(command))[0]
+
+    async def asks(self, plan: Plan, index: int, *commands: str) -> list[str]:
+        """A node's replies to commands as people write them, as text."""
+        async with self.client(plan.nodes[index].addresses.control) as client:
+            written: list[Command] = [tuple(command.split()) for command in commands]
+            return [str(reply) for reply in await client.run(*written)]
+
+    async def record(self, name: str = "t") -> Record:
+        (record,) = await self.runtime.inventory(name)
+        return record
+
+    async def node_record(self, index: int) -> NodeRecord:
+        return (await self.record()).nodes[index]
+
+    @contextmanager
+    def occupied(self, port: int) -> Iterator[None]:
+        """Somebody else holds the port."""
+        if isinstance(self.runtime, FakeRuntime):
+            self.runtime.taken_ports[port] = "a test"
+            yield
+            del self.runtime.taken_ports[port]
+            return
+        with socket.create_server(("127.0.0.1", port)):
+            yield
+
+
+async def answers(client: NodeClient) -> bool:
+    try:
+        return list(await client.run(("PING",))) == ["PONG"]
+    except Unreachable:
+        return False
+
+
+async def eventually(check: Callable[[], Any], *, timeout: float = 20) -> None:
+    """Wait until the check holds; the test fails when it never does."""
+    with anyio.fail_after(timeout):
+        while not await check():
+            await anyio.sleep(0.02)

@@ -1,0 +1,82 @@
+"""A signal after each event, then the same command again: finished or explained, nothing foreign, nothing left."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+from .conftest import Command
+
+pytestmark = pytest.mark.servers
+
+CREATE = ("--nodes", 4, "--replicas", 1, "--base-port", "auto", "--progress", "json", "--timeout", 30)
+
+
+def events_of(command: Command) -> int:
+    """How many events a whole creation emits."""
+    done = command(*CREATE)
+    assert done.returncode == 0, done.stderr
+    command.ok("delete")
+    return len(done.stderr.splitlines())
+
+
+def create_until(command: Command, count: int, signum: int) -> tuple[int, list[str]]:
+    """Run a creation, signal it after `count` events, and give its exit code and the events."""
+    with subprocess.Popen(
+        command.argv(*CREATE), env=command.env(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline() for _ in range(count)]
+        process.send_signal(signum)
+        rest = process.stderr.read()
+        code = process.wait(30)
+    return code, [*lines, *rest.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
+def test_a_signal_after_any_event(command: Command, signum: signal.Signals) -> None:
+    # Event counts vary a little with the polls; every third one from a whole run covers each part of the way.
+    total = events_of(command)
+    for count in range(1, total, 2):
+        code, lines = create_until(command, count, signum)
+        names = [json.loads(line)["event"] for line in lines if line.strip()]
+        finished = "cluster.ready" in names
+        if signum is not signal.SIGKILL:
+            # A signal that comes after the end of the work finds nothing to interrupt.
+            assert code == (0 if finished and code == 0 else 128 + signum), (count, names[-3:])
+            if code:
+                assert command.json("list")["clusters"] == [] or finished, names
+                if not finished:
+                    command.assert_nothing_left()
+        again = command.json(*CREATE[:6])
+        assert again["health"] == "ok"
+        assert command.json("status")["health"] == "ok"
+        command.ok("delete")
+        command.assert_nothing_left()
+
+
+def test_a_second_signal_leaves_it_and_says_how_to_remove_it(command: Command) -> None:
+    # Paused servers make the rollback's log reading and removal no slower; the second signal comes at once.
+    with subprocess.Popen(
+        command.argv(*CREATE[:6], "--progress", "plain"),
+        env=command.env(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None
+        while "Started" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        code = process.wait(30)
+    assert code in (130, 143)
+    if "Left as it is" in rest:
+        assert "delete --name valkey" in rest
+    command.ok("delete", "--name", "valkey")
+    command.assert_nothing_left()
