@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         Problem,
         RuntimeUnavailable,
         SpecError,
-        Unhealthy,
         UsageError,
     )
     from bootstrap.events import Event, Observer, Phase, Timeline
@@ -45,8 +44,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bootstrap.errors": (
-        "BootstrapError Conflict NodeFailed NotConverged PortTaken Problem RuntimeUnavailable SpecError "
-        "Unhealthy UsageError"
+        "BootstrapError Conflict NodeFailed NotConverged PortTaken Problem RuntimeUnavailable SpecError UsageError"
     ),
     "bootstrap.events": "Event Observer Phase Timeline",
     "bootstrap.handle": "Cluster attach cluster clusters create delete form plan",
@@ -65,7 +63,7 @@ __all__ = [  # noqa: RUF022 - in the order of a first reading
     "Cluster", "ClusterSpec", "SpecFields", "Site", "Plan", "PlannedNode", "Node", "Address", "Record",
     "Status", "NodeStatus", "Event", "Observer", "Phase", "Timeline",
     "BootstrapError", "UsageError", "SpecError", "Problem", "RuntimeUnavailable", "Conflict", "PortTaken",
-    "NodeFailed", "NotConverged", "Unhealthy", "__version__",
+    "NodeFailed", "NotConverged", "__version__",
 ]  # fmt: skip
 
 
@@ -75,7 +73,10 @@ def __getattr__(name: str) -> object:
     import importlib.metadata
 
     if name == "__version__":
-        return importlib.metadata.version("valkey-bootstrap")
+        try:
+            return importlib.metadata.version("valkey-bootstrap")
+        except importlib.metadata.PackageNotFoundError:
+            return "0+not.installed"
     if (home := _HOME.get(name)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(importlib.import_module(home), name)

@@ -8,8 +8,7 @@
     ├── RuntimeUnavailable             3   no engine, no server binary, no place for state
     ├── Conflict                       4   a name, port, folder or node that is not ours to take
     ├── NodeFailed                     5   a server died, refused a command or could not be reached
-    ├── NotConverged (TimeoutError)    6   the deadline passed before every node agreed
-    └── Unhealthy                      7   a cluster that could be read and is not healthy
+    └── NotConverged (TimeoutError)    6   the deadline passed before every node agreed
 
 One value per failure: ``code`` is stable and meant for programs, the message for people, ``hint`` names what to do
 next, ``nodes`` says by node what was seen. Exit codes are those of the command line.
@@ -119,10 +118,3 @@ class NotConverged(BootstrapError, TimeoutError):
 
     exit_code = 6
     default_code = "not-converged"
-
-
-class Unhealthy(BootstrapError):
-    """A cluster that could be read and is not healthy."""
-
-    exit_code = 7
-    default_code = "unhealthy"

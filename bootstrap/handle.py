@@ -9,15 +9,15 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
 
 from bootstrap.errors import UsageError
 from bootstrap.events import Observer, Reporter
-from bootstrap.formation.base import Connect, Credentials
-from bootstrap.operations.deployment import Deployment, Node, deployment_of, resolve_node
+from bootstrap.formation.base import Credentials
+from bootstrap.operations.create import Created, CreateOptions
+from bootstrap.operations.deployment import Access, Deployment, Node, deployment_of, resolve_node
 from bootstrap.planning.addressing import Address, Audience
 from bootstrap.planning.plan import Plan, build_plan
 from bootstrap.planning.site import Site
@@ -28,7 +28,6 @@ from bootstrap.runtimes import runtime_for
 if TYPE_CHECKING:
     from redis.asyncio.cluster import RedisCluster
 
-    from bootstrap.operations.create import Created
     from bootstrap.operations.status import Status
     from bootstrap.runtimes.base import Record
 
@@ -74,7 +73,7 @@ class Cluster:
     def connection_kwargs(self, audience: Audience = "host") -> dict[str, Any]:
         """Keyword arguments for redis-py's and valkey-py's cluster clients: a first contact, and the login if any."""
         first = self.endpoints(audience)[0]
-        login = self._deployment.credentials
+        login = self._deployment.access.credentials
         found: dict[str, Any] = {"host": first.host, "port": first.port}
         return found | {k: v for k, v in (("username", login.username), ("password", login.password)) if v is not None}
 
@@ -162,7 +161,7 @@ async def cluster(
     Raises:
         BootstrapError: see `create`.
     """
-    made = await _create(embedded_spec(spec, fields), observer, timeout, retain=False, owned=not keep)
+    made = await _create(embedded_spec(spec, fields), observer, CreateOptions(timeout, owned=not keep))
     try:
         yield Cluster(made.deployment, made.plan)
     finally:
@@ -195,7 +194,7 @@ async def create(
         NodeFailed: a server died or refused a command.
         NotConverged: the deadline passed.
     """
-    made = await _create(embedded_spec(spec, fields), observer, timeout, retain=retain, owned=False)
+    made = await _create(embedded_spec(spec, fields), observer, CreateOptions(timeout, retain=retain))
     return Cluster(made.deployment, made.plan)
 
 
@@ -223,14 +222,8 @@ async def form(
     from bootstrap.operations.form import form as run
     from bootstrap.operations.form import parse_targets
 
-    login = Credentials(password, username)
     made = await run(
-        parse_targets(servers),
-        replicas,
-        connect=connector(login),
-        credentials=login,
-        observer=observer,
-        timeout=timeout,
+        parse_targets(servers), replicas, access_with(password, username), observer=observer, timeout=timeout
     )
     return Cluster(made.deployment, made.plan)
 
@@ -251,13 +244,14 @@ async def attach(
         NodeFailed: none of the addresses could be asked.
     """
     from bootstrap.operations.discover import discover
+    from bootstrap.operations.form import parse_targets
 
-    login = Credentials(password, username)
+    access = access_with(password, username)
     if any(":" in text for text in where):
-        return Cluster(await discover([Address.parse(text) for text in where], connector(login), login))
+        return Cluster(await discover([target.address for target in parse_targets(where)], access))
     if len(where) > 1:
         raise UsageError("attach to one name, or to addresses", code="bad-address")
-    return Cluster(await find_deployment(where[0] if where else None, login, state_root=state_root))
+    return Cluster(await find_deployment(where[0] if where else None, access, state_root=state_root))
 
 
 async def clusters(*, state_root: str | None = None) -> Sequence[Record]:
@@ -285,14 +279,15 @@ def embedded_spec(spec: ClusterSpec | None, fields: SpecFields | Mapping[str, An
     return replace(spec, **fields)
 
 
-def connector(credentials: Credentials) -> Connect:
+def access_with(password: str | None = None, username: str | None = None) -> Access:
     """How nodes are reached from here; redis-py is imported only when this is called."""
-    from bootstrap.formation.client import connector as make
+    from bootstrap.formation.client import connector
 
-    return make(credentials)
+    login = Credentials(password, username)
+    return Access(connector(login), login)
 
 
-async def find_deployment(name: str | None, login: Credentials, *, state_root: str | None = None) -> Deployment:
+async def find_deployment(name: str | None, access: Access, *, state_root: str | None = None) -> Deployment:
     """The deployment of a cluster of ours by name, or of the only one.
 
     Raises:
@@ -300,7 +295,7 @@ async def find_deployment(name: str | None, login: Credentials, *, state_root: s
     """
     runtime = runtime_for("auto", state_root=state_root)
     record = await find_record(runtime, name)
-    return deployment_of(record, runtime, connector(login), login)
+    return deployment_of(record, runtime, access)
 
 
 async def find_record(runtime: Any, name: str | None) -> Record:
@@ -326,11 +321,7 @@ async def find_record(runtime: Any, name: str | None) -> Record:
     )
 
 
-async def _create(
-    spec: ClusterSpec, observer: Observer | None, timeout: float, *, retain: bool, owned: bool
-) -> Created:
+async def _create(spec: ClusterSpec, observer: Observer | None, options: CreateOptions) -> Created:
     from bootstrap.operations.create import create as run
 
-    login = Credentials()
-    work = partial(run, spec, connect=connector(login), credentials=login)
-    return await work(observer=observer, timeout=timeout, retain=retain, owned=owned)
+    return await run(spec, access_with(), observer=observer, options=options)

@@ -17,7 +17,7 @@ from bootstrap.errors import BootstrapError, UsageError
 
 if TYPE_CHECKING:
     from bootstrap.cli.progress import Progress
-    from bootstrap.operations.deployment import Deployment
+    from bootstrap.operations.deployment import Access, Deployment
     from bootstrap.planning.spec import ClusterSpec
 
 PROGRAM = "valkey-bootstrap"
@@ -35,10 +35,20 @@ class Verbs(click.Group):
         return super().parse_args(ctx, args)
 
 
+def _version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:  # noqa: ARG001 - click's signature
+    if asked:
+        import bootstrap
+
+        _print([f"{PROGRAM} {bootstrap.__version__}"])
+        context.exit()
+
+
 @click.group(cls=Verbs, context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100})
-@click.version_option(package_name=PROGRAM, prog_name=PROGRAM)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, help="Show the version and exit.", callback=_version
+)
 def cli() -> None:
-    r"""Take a machine from nothing to a Valkey cluster that is proven ready, without valkey-cli.
+    """Take a machine from nothing to a Valkey cluster that is proven ready, without valkey-cli.
 
     \b
       valkey-bootstrap --nodes 6 --replicas 1            create a cluster
@@ -46,11 +56,11 @@ def cli() -> None:
       valkey-bootstrap status                            ask every node
       valkey-bootstrap delete                            remove it again
 
-    Flags without a verb mean `create`. NODE is everywhere a name, an index, the beginning of a node id, or HOST:PORT.
+    Flags without a verb mean `create`. NODE is a name, an index, the beginning of a node id, or HOST:PORT.
 
     Exit codes: 0 done, 1 unexpected, 2 usage or impossible topology, 3 no engine or server binary, 4 conflict, 5 a node
     failed, 6 not ready in time, 7 not healthy, 130 and 143 interrupted.
-    """
+    """  # noqa: D301 - click's mark for a block that is not to be wrapped is a control character
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -133,15 +143,12 @@ def create(dry_run: bool, survey: bool, retain: bool, timeout: float, **flags: A
     if dry_run:
         _dry_run(spec, look, survey=survey)
         return
-    from bootstrap.operations.create import Created
+    from bootstrap.operations.create import Created, CreateOptions
     from bootstrap.operations.create import create as run_create
     from bootstrap.operations.status import read_status
 
     async def work() -> tuple[Created, Any]:
-        login, connect = _login(None)
-        made = await run_create(
-            spec, connect=connect, credentials=login, observer=observer, timeout=timeout, retain=retain
-        )
+        made = await run_create(spec, _access(), observer=observer, options=CreateOptions(timeout, retain))
         return made, await read_status(made.deployment)
 
     observer = _progress(look)
@@ -169,8 +176,10 @@ def _show_plan(plan: Any, look: Look) -> None:
         commands = all_commands(plan)
     if look.output == "json":
         _print([render.as_json(plan.as_dict() | ({"commands": commands} if commands else {}))])
-    elif look.quiet or look.output == "env":
-        _print([",".join(str(node.addresses.host) for node in plan.nodes)])
+    elif look.output == "env":
+        _print(render.environment_text(plan.name, plan.nodes))
+    elif look.quiet:
+        _print([render.hosts_line(plan.nodes)])
     else:
         lines = [f"{each['node']}: {each['command']}" for each in commands]
         _print(render.plan_text(plan, style.stdout(look.color), lines))
@@ -195,26 +204,19 @@ def _show_created(made: Any, status: Any, look: Look, state_root: str | None) ->
     from bootstrap.planning.text import plural
 
     nodes = made.deployment.nodes
-    if look.quiet:
-        _print([render.hosts_line(nodes)])
-        return
     state = "ready" if made.changed else "healthy, nothing was changed"
     where = (
         f'Cluster "{made.plan.name}"' if made.deployment.runtime else f"The cluster of {plural(len(nodes), 'server')}"
     )
-    if look.progress not in ("json", "quiet"):
+    if not look.quiet and look.progress not in ("json", "quiet"):
         style.stderr(look.color).write(f"{where} is {state} ({made.seconds:.1f}s)\n")
     if look.output == "json":
-        _print(
-            [
-                render.as_json(
-                    status.as_dict()
-                    | {"created": made.made, "changed": made.changed, "seconds": round(made.seconds, 3)}
-                )
-            ]
-        )
+        outcome = {"created": made.made, "changed": made.changed, "seconds": round(made.seconds, 3)}
+        _print([render.as_json(status.as_dict() | outcome)])
     elif look.output == "env":
         _print(render.environment_text(made.plan.name, nodes))
+    elif look.quiet:
+        _print([render.hosts_line(nodes)])
     else:
         _print(render.created_text(status, program=style.program(), state_root=state_root))
 
@@ -242,8 +244,8 @@ def form(
     """
     look = _look(flags)
     from bootstrap.operations.create import Created
-    from bootstrap.operations.form import parse_targets, plan_form
     from bootstrap.operations.form import form as run_form
+    from bootstrap.operations.form import parse_targets, plan_form
     from bootstrap.operations.status import read_status
 
     targets = parse_targets(servers)
@@ -253,8 +255,7 @@ def form(
     observer = _progress(look)
 
     async def work() -> tuple[Created, Any]:
-        login, connect = _login(password_file)
-        made = await run_form(targets, replicas, connect=connect, credentials=login, observer=observer, timeout=timeout)
+        made = await run_form(targets, replicas, _access(password_file), observer=observer, timeout=timeout)
         return made, await read_status(made.deployment)
 
     made, status = _run(work, observer, "run the same command again to carry on")
@@ -329,6 +330,7 @@ def wait(
     if servers and name:
         raise UsageError("give --name or addresses, not both")
     from bootstrap.events import Reporter
+    from bootstrap.handle import find_deployment
     from bootstrap.operations.discover import discover
     from bootstrap.operations.form import parse_targets
     from bootstrap.operations.status import Status
@@ -337,10 +339,12 @@ def wait(
     seeds = [target.address for target in parse_targets(servers)]
 
     async def work() -> Status:
-        login, connect = _login(password_file)
+        access = _access(password_file)
 
         async def find() -> Deployment:
-            return await discover(seeds, connect, login) if seeds else await _deployment(name, state_root)
+            return (
+                await discover(seeds, access) if seeds else await find_deployment(name, access, state_root=state_root)
+            )
 
         return await wait_healthy(find, Reporter(name or ",".join(servers), observer), nodes=nodes, timeout=timeout)
 
@@ -444,16 +448,13 @@ def _run(work: Any, progress: Progress, leave_hint: str = "") -> Any:
         progress.close()
 
 
-def _login(password_file: Any) -> tuple[Any, Any]:
-    from bootstrap.formation.base import Credentials
-    from bootstrap.handle import connector
+def _access(password_file: Any = None) -> Access:
+    from bootstrap.handle import access_with
 
-    login = Credentials(options.read_password(password_file))
-    return login, connector(login)
+    return access_with(options.read_password(password_file))
 
 
 async def _deployment(name: str | None, state_root: str | None) -> Deployment:
-    from bootstrap.formation.base import Credentials
     from bootstrap.handle import find_deployment
 
-    return await find_deployment(name, Credentials(), state_root=state_root)
+    return await find_deployment(name, _access(), state_root=state_root)

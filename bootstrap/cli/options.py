@@ -79,7 +79,7 @@ def spec_options(function: F) -> F:
         ),
         _option("--zones", field="zones", metavar="A,B,C", help="Simulate availability zones, dealt out in turn."),
         _option("--server", field="server", metavar="PATH", help="The server binary.  [default: one that is found]"),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Another server setting; repeatable."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A server setting; repeatable."),
         _option(
             "--extra-replica-of", field="extra_replica_of", metavar="NODE,...",
             help="Which primaries take the nodes that are left over.  [default: in order]",
@@ -130,7 +130,7 @@ def timeout_option(function: F) -> F:
 def look_options(*outputs: str) -> Callable[[F], F]:
     """How to show it; gathered into one `Look` by `read_look`."""
     return apply(
-        click.option("--output", "-o", type=click.Choice(outputs), default="text", help="Form of the result on stdout."),
+        click.option("--output", "-o", type=click.Choice(outputs), default="text", help="Form of the result."),
         click.option("--quiet", "-q", is_flag=True, help="No progress; of the result only `host:port,...`."),
         click.option(
             "--progress", type=click.Choice(("auto", "tty", "plain", "json", "quiet")), default="auto",

@@ -29,9 +29,10 @@ class Progress(Protocol):
 def choose(look: Look) -> Progress:
     """The progress that was asked for; ``auto`` decides by stderr."""
     style = stderr(look.color)
-    mode = "quiet" if look.quiet else look.progress
+    mode = look.progress
     if mode == "auto":
-        mode = "tty" if style.stream.isatty() and style.color else "plain"
+        live = style.stream.isatty() and style.color
+        mode = "quiet" if look.quiet else "tty" if live else "plain"
     if mode == "json":
         return JsonProgress(style)
     if mode == "quiet":

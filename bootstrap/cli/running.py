@@ -39,44 +39,51 @@ def run_async(work: Callable[[], Awaitable[T]], progress: Progress, *, leave_hin
     """
     import anyio
 
-    async def main() -> T:
-        result: list[T] = []
-        received: list[int] = []
-        async with anyio.create_task_group() as group:
-            with anyio.CancelScope() as scope:
-                group.start_soon(_watch, scope, received, progress, leave_hint)
-                # The receiver must be in place before anything is made.
-                await anyio.lowlevel.checkpoint()
-                result.append(await work())
-            group.cancel_scope.cancel()
-        if result:
-            return result[0]
-        raise Interrupted(received[0])
+    interruption = _Interruption(progress, leave_hint)
 
+    async def main() -> T:
+        with anyio.CancelScope() as scope:
+            interruption.cancels(scope.cancel)
+            return await work()
+        raise Interrupted(interruption.signum)
+
+    # Handlers of the process rather than of the event loop: the loop takes its own away before it has closed, and a
+    # second signal just then would end in a traceback.
+    before = {signum: signal.signal(signum, interruption) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         return anyio.run(main)
-    except BaseExceptionGroup as failed:
-        raise _first(failed) from None
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
-async def _watch(scope: object, received: list[int], progress: Progress, leave_hint: str) -> None:
-    import anyio
+class _Interruption:
+    """The signal handler: cancels at the first signal, ends the process at the second."""
 
-    assert isinstance(scope, anyio.CancelScope)
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for signum in signals:
-            if received:
-                progress.close()
-                sys.stderr.write(f"\nLeft as it is{'; ' + leave_hint if leave_hint else ''}\n")
-                sys.stderr.flush()
-                os._exit(128 + signum)
-            received.append(signum)
-            scope.cancel()
+    def __init__(self, progress: Progress, leave_hint: str) -> None:
+        self.signum = 0
+        self._progress, self._leave_hint = progress, leave_hint
+        self._cancel: Callable[[], object] = lambda: None
 
+    def cancels(self, cancel: Callable[[], object]) -> None:
+        """What the first signal calls, from within the event loop."""
+        import asyncio
 
-def _first(failed: BaseExceptionGroup) -> BaseException:
-    first = failed.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+        loop = asyncio.get_running_loop()
+        self._cancel = lambda: loop.call_soon_threadsafe(cancel)
+        if self.signum:
+            # It came while the event loop was starting.
+            cancel()
+
+    def __call__(self, signum: int, _frame: object) -> None:
+        """Take a signal."""
+        if self.signum:
+            self._progress.close()
+            sys.stderr.write(f"\nLeft as it is{'; ' + self._leave_hint if self._leave_hint else ''}\n")
+            sys.stderr.flush()
+            os._exit(128 + signum)
+        self.signum = signum
+        self._cancel()
 
 
 def report(error: BootstrapError, look: Look) -> int:

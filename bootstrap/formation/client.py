@@ -73,7 +73,7 @@ class RedisNode:
             await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             return [await self._read() for _ in commands]
         except redis_errors.AuthenticationError as error:
-            raise Unreachable(f"{self.address} refuses the login: {error}", code="login-failed") from error
+            raise Unreachable(f"{self.address} refuses the login: {_plain(error)}", code="login-failed") from error
         except redis_errors.TimeoutError as error:
             await connection.disconnect(nowait=True)
             raise Unreachable(f"{self.address} does not answer in time", code="no-answer") from error
@@ -113,11 +113,11 @@ def _plain(error: Exception) -> str:
     if isinstance(cause, OSError) and cause.errno:
         # asyncio words a refused connection by itself; the resolver's numbers are negative and have their own words.
         return (os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(cause)).lower()
-    return str(error).rstrip(".")
+    text = str(error).rstrip(".")
+    return text[:1].lower() + text[1:]
 
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (
-    (redis_errors.AuthenticationError, "NOAUTH"),
     (redis_errors.NoPermissionError, "NOPERM"),
     (redis_errors.BusyLoadingError, "LOADING"),
     (redis_errors.MovedError, "MOVED"),

@@ -39,6 +39,14 @@ def parts(plan: Plan) -> tuple[Part, ...]:
     return tuple(part for part in found if plan.replicas or part.name != "replicas")
 
 
+def _pending(part: Part, agreement: Agreement, replicas: frozenset[str]) -> bool:
+    if agreement.of("silent", "mode", *part.clears):
+        return True
+    # Nodes can agree that replicas-to-be are primaries without slots; then nothing is in doubt, and all to be done.
+    shards = agreement.layout.shards if agreement.layout else ()
+    return part.name == "replicas" and any(not shard.slots and shard.primary in replicas for shard in shards)
+
+
 @contextmanager
 def formation_phases(plan: Plan, reporter: Reporter) -> Iterator[Callable[[Agreement], None]]:
     """Gives a function that is shown every judgement and tells the phases; parts settled at once are not told.
@@ -47,6 +55,7 @@ def formation_phases(plan: Plan, reporter: Reporter) -> Iterator[Callable[[Agree
     """
     left = list(parts(plan))
     total = len(plan.nodes)
+    planned = frozenset(node.name for node in plan.replicas)
     with ExitStack() as outer:
         running = ExitStack()
         phase = None
@@ -54,7 +63,7 @@ def formation_phases(plan: Plan, reporter: Reporter) -> Iterator[Callable[[Agree
         def tell(agreement: Agreement) -> None:
             nonlocal phase, running
             # A node that cannot be seen leaves every part open: nothing is settled before all have been asked.
-            while left and not agreement.of("silent", "mode", *left[0].clears):
+            while left and not _pending(left[0], agreement, planned):
                 left.pop(0)
                 running.close()
                 phase = None

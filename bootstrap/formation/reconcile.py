@@ -106,7 +106,7 @@ def another_cluster(plan: Plan, differences: Sequence[str]) -> NodeFailed:
     )
 
 
-def not_converged(plan: Plan, views: Views, seconds: float, causes: Mapping[str, str], hint: str) -> NotConverged:
+def not_converged(plan: Plan, views: Views, *, seconds: float, causes: Mapping[str, str], hint: str) -> NotConverged:
     """The error when the deadline has passed: by node what is missing, and the likely causes.
 
     Args:

@@ -77,7 +77,7 @@ def agree(views: Views) -> Agreement:
     doubts = [*_absent(views), *_identity(nodes)]
     names = {view.id: name for name, view in nodes.items()}
     for name, view in nodes.items():
-        doubts += _membership(name, view, names)
+        doubts += _membership(name, view, names, complete=len(nodes) == len(views))
         doubts += _beliefs(name, view, names, nodes)
         doubts += _own_health(name, view)
         doubts += _hidden(name, view, names, nodes)
@@ -151,7 +151,7 @@ def _identity(nodes: Mapping[str, NodeView]) -> Iterator[Doubt]:
             yield Doubt(name, "identity", f"has the same node id as {other}", other)
 
 
-def _membership(name: str, view: NodeView, names: Mapping[str, str]) -> Iterator[Doubt]:
+def _membership(name: str, view: NodeView, names: Mapping[str, str], *, complete: bool) -> Iterator[Doubt]:
     settled = {peer.id for peer in view.peers.values() if not peer.handshake}
     if missing := [other for node_id, other in names.items() if node_id not in settled]:
         yield Doubt(name, "unknown", f"does not know {listing(missing)}", missing[0])
@@ -164,11 +164,12 @@ def _membership(name: str, view: NodeView, names: Mapping[str, str]) -> Iterator
             continue
         if known_as is None:
             flags = ",".join(sorted(peer.flags))
-            yield Doubt(
-                name,
-                "stranger",
-                f"knows a node of another cluster or a lost one: {peer.id[:8]} {peer.address} {flags}",
-            )
+            what = f"{peer.id[:8]} {peer.address} {flags}"
+            if complete:
+                yield Doubt(name, "stranger", f"knows a node of another cluster or a lost one: {what}")
+            elif peer.faults:
+                # Most likely one of the silent; their ids are not known.
+                yield Doubt(name, "flag", f"flags {peer.address} as {','.join(peer.faults)}")
         elif peer.faults:
             yield Doubt(name, "flag", f"flags {known_as} as {','.join(peer.faults)}", known_as)
         elif not peer.connected:

@@ -9,6 +9,7 @@ from typing import Literal
 from bootstrap.judging.agreement import Agreement, agree
 from bootstrap.judging.views import Silent, Views
 from bootstrap.planning.addressing import Address
+from bootstrap.planning.text import plural
 
 Outcome = Literal["open", "refused", "silent", "unreachable", "unresolvable"]
 
@@ -83,8 +84,13 @@ def _shown_wrong(agreement: Agreement) -> Iterator[Finding]:
     for doubt in agreement.of("belief"):
         believers.setdefault(doubt.about, []).append(doubt.node)
     for node, others in believers.items():
-        text = f"is shown in another role than its own by {len(others)} nodes"
-        yield Finding(node, "views-differ", text, "gossip is late, or a config epoch is stale: see the nodes' logs")
+        text = f"is shown in another role than its own by {plural(len(others), 'node')}"
+        yield Finding(
+            node,
+            "views-differ",
+            text,
+            "allow more time with --timeout; if it stays so, look for `Ignore stale message` in the logs",
+        )
 
 
 def _replication(agreement: Agreement) -> Iterator[Finding]:

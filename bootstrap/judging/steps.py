@@ -161,12 +161,18 @@ def _replications(
 ) -> Iterator[Replicate]:
     for node in target:
         view = nodes[node.name]
-        if view.myself.role == "replica" or view.myself.slots:
+        if view.myself.slots or (view.myself.role == "replica" and not _orphaned(view, ids)):
             continue
         leader = _leader(node, target, nodes)
         peer = view.peers.get(ids[leader]) if leader and leader != node.name else None
         if leader and peer is not None and not peer.handshake and peer.role == "primary":
             yield Replicate(node.name, leader, ids[leader])
+
+
+def _orphaned(view: NodeView, ids: Mapping[str, str]) -> bool:
+    """Whether a replica follows a lost id that owns nothing: nobody can ever be promoted for it."""
+    primary = view.peers.get(view.myself.primary or "")
+    return primary is not None and primary.id not in ids.values() and bool(primary.faults) and not primary.slots
 
 
 def _leader(node: PlannedNode, target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> str | None:
@@ -188,5 +194,7 @@ def _forgettings(
             dead = "fail" in peer.flags or "noaddr" in peer.flags
             # Only what was one of ours: it has no address any more, or a port that a node of ours has now.
             ours = "noaddr" in peer.flags or peer.address.port in ports
-            if peer.id not in members and dead and ours and not peer.slots and not peer.handshake:
+            # A replica cannot forget its primary before it has another one.
+            needed = peer.id == view.myself.primary or peer.slots or peer.handshake
+            if peer.id not in members and dead and ours and not needed:
                 yield Forget(name, peer.id)

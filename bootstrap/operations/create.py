@@ -14,12 +14,12 @@ import anyio
 from bootstrap.concurrency import each, in_thread, together
 from bootstrap.errors import BootstrapError, Conflict, NodeFailed, PortTaken
 from bootstrap.events import Observer, PhaseReporter, Reporter
-from bootstrap.formation.base import Connect, Credentials, ServerError, Unreachable
+from bootstrap.formation.base import ServerError, Unreachable
 from bootstrap.formation.clients import Clients
 from bootstrap.formation.window import own_window
 from bootstrap.judging.causes import cause_in_log
-from bootstrap.operations.deployment import Deployment, deployment_of
-from bootstrap.operations.formed import Deadline, form_and_prove
+from bootstrap.operations.deployment import Access, Deployment, deployment_of
+from bootstrap.operations.formed import Deadline, Formation, form_and_prove
 from bootstrap.planning.plan import CONFIG_FILE, Plan, PlannedNode, bind, build_plan, render_config
 from bootstrap.planning.spec import ClusterSpec
 from bootstrap.planning.text import plural
@@ -38,6 +38,21 @@ LOG_LINES = 12
 
 
 @dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """How a cluster is created, beside what it is.
+
+    Args:
+        timeout: seconds for all of it.
+        retain: keep what was made when it fails or is interrupted.
+        owned: the cluster belongs to this process, and is an orphan when it is gone.
+    """
+
+    timeout: float = 60.0
+    retain: bool = False
+    owned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Created:
     """The outcome: the cluster, its plan, whether this call made it or changed something, and the seconds it took."""
 
@@ -50,26 +65,20 @@ class Created:
 
 async def create(
     spec: ClusterSpec,
+    access: Access,
     *,
-    connect: Connect,
-    credentials: Credentials,
     runtime: Runtime | None = None,
     observer: Observer | None = None,
-    timeout: float = 60.0,
-    retain: bool = False,
-    owned: bool = False,
+    options: CreateOptions | None = None,
 ) -> Created:
     """Create the cluster, carry on with a half-made one, start a stopped one, or verify a healthy one.
 
     Args:
         spec: what is asked for.
-        connect: how nodes are reached.
-        credentials: kept for clients made later.
+        access: how nodes are reached.
         runtime: where servers run; None takes what the specification says.
         observer: told every event.
-        timeout: seconds for all of it.
-        retain: keep what was made when it fails or is interrupted.
-        owned: the cluster belongs to this process, and is an orphan when it is gone.
+        options: deadline, and what to do when it fails.
 
     Raises:
         SpecError: the specification has problems.
@@ -79,57 +88,72 @@ async def create(
         NotConverged: the deadline passed.
     """
     spec.check()
-    reporter = Reporter(spec.name, observer)
-    deadline = Deadline.after(timeout)
-    runtime = runtime or runtime_for(spec.runtime, state_root=spec.state_root, server=spec.server, owned=owned)
+    options = options or CreateOptions()
+    runtime = runtime or runtime_for(spec.runtime, state_root=spec.state_root, server=spec.server, owned=options.owned)
+    creation = _Creation(
+        spec, access, runtime, Reporter(spec.name, observer), Deadline.after(options.timeout), options.retain
+    )
     async with runtime.claim(spec.name):
-        for attempt in range(1, PORT_TRIES + 1):
+        return await creation.run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Creation:
+    """One call of `create`, with its name claimed."""
+
+    spec: ClusterSpec
+    access: Access
+    runtime: Runtime
+    reporter: Reporter
+    deadline: Deadline
+    retain: bool
+
+    async def run(self) -> Created:
+        """Create; where another process takes a port between survey and bind, with the next block of ports."""
+        for _ in range(PORT_TRIES - 1):
             try:
-                return await _create(spec, runtime, connect, credentials, reporter, deadline, retain=retain)
+                return await self._try()
             except PortTaken as error:
-                # Another process took a port between the survey and the server's bind: the next block, unless asked
-                # for this one; a cluster that exists keeps its ports.
-                exists = bool(await runtime.inventory(spec.name))
-                if exists or isinstance(spec.base_port, int) or attempt == PORT_TRIES:
+                # Not where this block was asked for; and a cluster that exists keeps its ports.
+                if isinstance(self.spec.base_port, int) or await self._record():
                     raise
-                reporter.emit("note.made", message=f"{error.message}: taking another block")
-    raise AssertionError("unreachable")
+                self.reporter.emit("note.made", message=f"{error.message}: taking another block")
+        return await self._try()
 
+    async def _record(self) -> Record | None:
+        return next(iter(await self.runtime.inventory(self.spec.name)), None)
 
-async def _create(
-    spec: ClusterSpec,
-    runtime: Runtime,
-    connect: Connect,
-    credentials: Credentials,
-    reporter: Reporter,
-    deadline: Deadline,
-    *,
-    retain: bool,
-) -> Created:
-    record = next(iter(await runtime.inventory(spec.name)), None)
-    if record is not None:
-        refuse_differences(spec, record)
-    site = await runtime.survey(record)
-    plan = build_plan(spec, site, kept_base=record.base_port if record else None)
-    announce_plan(plan, reporter, exists=record is not None)
-    async with _rollback(runtime, spec.name, reporter, made=record is None, retain=retain):
-        plan = bind(plan, await runtime.prepare(plan))
-        made = next(iter(await runtime.inventory(spec.name)))
-        deployment = deployment_of(made, runtime, connect, credentials)
+    async def _try(self) -> Created:
+        spec, runtime, reporter = self.spec, self.runtime, self.reporter
+        record = await self._record()
+        if record is not None:
+            refuse_differences(spec, record)
+        site = await runtime.survey(record)
+        plan = build_plan(spec, site, kept_base=record.base_port if record else None)
+        announce_plan(plan, reporter, exists=record is not None)
+        async with _rollback(runtime, spec.name, reporter, made=record is None, retain=self.retain):
+            plan = bind(plan, await runtime.prepare(plan))
+            made = await self._record()
+            assert made is not None, "prepare records the cluster"
+            deployment = deployment_of(made, runtime, self.access)
+            changed = await self._start_and_form(plan, made, deployment)
+        reporter.emit("cluster.ready", seconds=round(reporter.elapsed, 3), created=record is None)
+        return Created(deployment, plan, record is None, changed, reporter.elapsed)
+
+    async def _start_and_form(self, plan: Plan, record: Record, deployment: Deployment) -> bool:
         async with deployment.clients() as clients:
-            started = await start_nodes(plan, made, runtime, clients, reporter, deadline)
-            _, formed = await form_and_prove(
+            started = await start_nodes(plan, record, self.runtime, clients, self.reporter, self.deadline)
+            formation = Formation(
                 plan,
                 clients,
-                connect,
-                reporter,
-                window=own_window(plan.nodes),
-                deadline=deadline,
-                vantages=runtime.vantages(made),
+                self.access.connect,
+                self.reporter,
+                self.deadline,
+                self.runtime.vantages(record),
                 ours=True,
             )
-    reporter.emit("cluster.ready", seconds=round(reporter.elapsed, 3), created=record is None)
-    return Created(deployment, plan, record is None, formed or started > 0, reporter.elapsed)
+            formed = await form_and_prove(formation, own_window(plan.nodes))
+        return formed or started > 0
 
 
 def refuse_differences(spec: ClusterSpec, record: Record) -> None:
@@ -279,7 +303,12 @@ async def _rollback(
     try:
         yield
     except BaseException as error:
-        if made and not retain:
+        if made and retain:
+            reporter.emit(
+                "note.made",
+                message=f'kept what was made of "{name}"; remove it: `valkey-bootstrap delete --name {name}`',
+            )
+        elif made:
             with anyio.move_on_after(ROLLBACK_SECONDS, shield=True):
                 await _undo(runtime, name, reporter, error)
         raise

@@ -26,22 +26,28 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """How nodes are reached, and the login that clients made for the caller need, too."""
+
+    connect: Connect
+    credentials: Credentials = field(default_factory=Credentials, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """A cluster that operations can work on.
 
     Args:
         name: its name.
         runtime: where its servers run; None for servers that somebody else runs.
-        connect: how nodes are reached; it holds the credentials.
+        access: how nodes are reached.
         nodes: by index.
-        credentials: for clients that are made for the caller.
     """
 
     name: str
     runtime: Runtime | None
-    connect: Connect
+    access: Access
     nodes: tuple[Node, ...]
-    credentials: Credentials = field(default_factory=Credentials, repr=False)
 
     @property
     def addresses(self) -> Mapping[str, Address]:
@@ -51,14 +57,14 @@ class Deployment:
     @asynccontextmanager
     async def clients(self) -> AsyncIterator[Clients]:
         """Connections to all nodes for the block."""
-        async with open_clients(self.connect, self.addresses) as clients:
+        async with open_clients(self.access.connect, self.addresses) as clients:
             yield clients
 
 
-def deployment_of(record: Record, runtime: Runtime, connect: Connect, credentials: Credentials) -> Deployment:
+def deployment_of(record: Record, runtime: Runtime, access: Access) -> Deployment:
     """The deployment of a recorded cluster."""
     nodes = tuple(Node(each.name, each.index, each.host, each.zone, each.addresses) for each in record.nodes)
-    return Deployment(record.name, runtime, connect, nodes, credentials)
+    return Deployment(record.name, runtime, access, nodes)
 
 
 def resolve_node(ref: str | int, nodes: Sequence[Node], ids: Mapping[str, str] | None = None) -> Node:

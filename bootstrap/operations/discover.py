@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bootstrap.formation.base import Connect, Credentials, Unreachable
+from bootstrap.formation.base import Unreachable
 from bootstrap.formation.clients import open_clients
 from bootstrap.judging.views import Silent, seen
-from bootstrap.operations.deployment import Deployment, Node
+from bootstrap.operations.deployment import Access, Deployment, Node
 from bootstrap.planning.addressing import Address, NodeAddresses
 from bootstrap.planning.spec import BUS_OFFSET
 
 
-async def discover(seeds: Sequence[Address], connect: Connect, credentials: Credentials) -> Deployment:
+async def discover(seeds: Sequence[Address], access: Access) -> Deployment:
     """The deployment of the cluster that the seeds know; nodes are named by their addresses, primaries first.
 
     Raises:
         Unreachable: no seed could be asked, with the reason of each.
     """
-    async with open_clients(connect, {str(seed): seed for seed in seeds}) as clients:
+    async with open_clients(access.connect, {str(seed): seed for seed in seeds}) as clients:
         views = await clients.look()
     nodes = seen(views)
     if not nodes:
@@ -50,9 +50,8 @@ async def discover(seeds: Sequence[Address], connect: Connect, credentials: Cred
     return Deployment(
         name=str(seeds[0]),
         runtime=None,
-        connect=connect,
+        access=access,
         nodes=tuple(_node(index, address, bus) for index, (_, address, bus) in enumerate(ordered)),
-        credentials=credentials,
     )
 
 

@@ -11,14 +11,13 @@ import anyio
 from bootstrap.concurrency import each
 from bootstrap.errors import NodeFailed, SpecError, UsageError
 from bootstrap.events import Observer, Reporter
-from bootstrap.formation.base import Connect, Credentials
-from bootstrap.formation.clients import open_clients
+from bootstrap.formation.clients import Clients, open_clients
 from bootstrap.formation.window import foreign_window
 from bootstrap.judging.admission import Fault, admit
-from bootstrap.judging.views import NodeView, Views
+from bootstrap.judging.views import NodeView, Views, seen
 from bootstrap.operations.create import Created, announce_plan
-from bootstrap.operations.deployment import Deployment, Node
-from bootstrap.operations.formed import Deadline, form_and_prove, refusal
+from bootstrap.operations.deployment import Access, Deployment, Node
+from bootstrap.operations.formed import Deadline, Formation, form_and_prove, refusal
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.placement import Place
 from bootstrap.planning.plan import Member, Plan, plan_members
@@ -81,13 +80,19 @@ def plan_form(targets: Sequence[Target], replicas: int) -> Plan:
 async def form(
     targets: Sequence[Target],
     replicas: int,
+    access: Access,
     *,
-    connect: Connect,
-    credentials: Credentials,
     observer: Observer | None = None,
     timeout: float = 60.0,
 ) -> Created:
     """Form a cluster of these servers, or carry on with this very plan half done, and prove it.
+
+    Args:
+        targets: the servers.
+        replicas: replicas of each primary.
+        access: how they are reached.
+        observer: told every event.
+        timeout: seconds for all of it.
 
     Raises:
         SpecError: the counts do not work.
@@ -100,35 +105,35 @@ async def form(
     deadline = Deadline.after(timeout)
     reporter = Reporter(str(targets[0].address), observer)
     names = {str(target.address): target for target in targets}
-    with reporter.phase("survey", "Asking the servers", "Asked the servers", total=len(names)):
-        ips, unresolved = await _resolve(names)
-    async with open_clients(connect, {name: target.address for name, target in names.items()}) as clients:
-        views = await clients.look()
-        plan = plan_members(_members(names, ips, views), replicas, _oldest(views), name="cluster")
-        if faults := (
-            *_given_twice(targets),
-            *unresolved,
-            *_others(admit(plan, views, ours=False), unresolved),
-        ):
-            order = list(names)
-            raise refusal(sorted(faults, key=lambda fault: order.index(fault.node)))
-        announce_plan(plan, reporter, exists=not all(isinstance(v, NodeView) and v.blank for v in views.values()))
+    async with open_clients(access.connect, {name: target.address for name, target in names.items()}) as clients:
+        with reporter.phase("survey", "Asking the servers", "Asked the servers", total=len(names)):
+            plan, exists = await _survey(targets, names, clients, replicas)
+        announce_plan(plan, reporter, exists=exists)
         for assumption in _machines(targets):
             reporter.emit("note.made", message=assumption)
-        _, formed = await form_and_prove(
-            plan,
-            clients,
-            connect,
-            reporter,
-            window=await foreign_window(clients),
-            deadline=deadline,
-            vantages=(LocalVantage(),),
-            ours=False,
-        )
+        formation = Formation(plan, clients, access.connect, reporter, deadline, vantages=(LocalVantage(),), ours=False)
+        formed = await form_and_prove(formation, await foreign_window(clients))
     reporter.emit("cluster.ready", seconds=round(reporter.elapsed, 3), created=formed)
     nodes = tuple(Node(n.name, n.index, n.host, n.zone, n.addresses) for n in plan.nodes)
-    deployment = Deployment(reporter.cluster, None, connect, nodes, credentials)
-    return Created(deployment, plan, formed, formed, reporter.elapsed)
+    return Created(Deployment(reporter.cluster, None, access, nodes), plan, formed, formed, reporter.elapsed)
+
+
+async def _survey(
+    targets: Sequence[Target], names: Mapping[str, Target], clients: Clients, replicas: int
+) -> tuple[Plan, bool]:
+    """The plan for what the servers say of themselves, and whether there was something of a cluster before.
+
+    Raises:
+        Conflict: servers that may not be taken, with all faults of all of them.
+        NodeFailed: servers that cannot be asked are among them.
+    """
+    ips, unresolved = await _resolve(names)
+    views = await clients.look()
+    plan = plan_members(_members(names, ips, views), replicas, _oldest(views), name="cluster")
+    if faults := (*_given_twice(targets), *unresolved, *_others(admit(plan, views, ours=False), unresolved)):
+        order = list(names)
+        raise refusal(sorted(faults, key=lambda fault: order.index(fault.node)))
+    return plan, not all(view.blank for view in seen(views).values())
 
 
 def _machines(targets: Sequence[Target]) -> tuple[str, ...]:

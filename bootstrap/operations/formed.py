@@ -21,7 +21,7 @@ from bootstrap.judging.agreement import agree, conforms
 from bootstrap.judging.causes import Dial, Evidence, Finding, diagnose
 from bootstrap.judging.views import Views, seen
 from bootstrap.planning.plan import Plan
-from bootstrap.runtimes.base import LocalVantage, Vantage
+from bootstrap.runtimes.base import Vantage
 
 DIAL_SECONDS = 1.0
 EVIDENCE_SECONDS = 5.0
@@ -40,18 +40,31 @@ class Deadline:
         return cls(anyio.current_time() + seconds, seconds)
 
 
-async def form_and_prove(
-    plan: Plan,
-    clients: Clients,
-    connect: Connect,
-    reporter: Reporter,
-    *,
-    window: Window,
-    deadline: Deadline,
-    vantages: Sequence[Vantage] = (),
-    ours: bool,
-) -> tuple[Views, bool]:
-    """Form what is missing, prove the whole, leave every setting as configured; the views, and whether it was formed.
+@dataclass(frozen=True, slots=True)
+class Formation:
+    """What forming needs: the plan, its servers' connections, and the time that is left.
+
+    Args:
+        plan: what is asked for, bound.
+        clients: all of its nodes, by their control addresses.
+        connect: how the announced addresses are reached.
+        reporter: told about everything.
+        deadline: for all of it.
+        vantages: the places to dial from when the time has run out.
+        ours: the servers were made by this package.
+    """
+
+    plan: Plan
+    clients: Clients
+    connect: Connect
+    reporter: Reporter
+    deadline: Deadline
+    vantages: Sequence[Vantage]
+    ours: bool
+
+
+async def form_and_prove(formation: Formation, window: Window) -> bool:
+    """Form what is missing, prove the whole, leave every setting as configured; whether anything had to be formed.
 
     A cluster that already conforms is only verified: no window, no write.
 
@@ -60,21 +73,24 @@ async def form_and_prove(
         NodeFailed: a node refused a command or the proof.
         NotConverged: the deadline passed, with what each node lacks and the likely causes.
     """
-    async with _deadline(plan, clients, deadline, vantages):
+    plan, clients, reporter = formation.plan, formation.clients, formation.reporter
+    async with _deadline(formation):
         views = await clients.look()
-        if faults := admit(plan, views, ours=ours):
+        if faults := admit(plan, views, ours=formation.ours):
             raise refusal(faults)
         if _complete(plan, views):
             # Whatever an interrupted run left opened is closed; a healthy cluster is otherwise only looked at.
             await restore(window, clients, reporter)
-            return await prove(plan, clients, connect, reporter, exact=False, write=False), False
+            await prove(plan, clients, formation.connect, reporter, exact=False, write=False)
+            return False
         nodes = seen(views)
         # Straight after formation every node must be what the plan made of it; where there already was something,
         # roles may rightly have moved. A cluster that holds keys is in use: the proof does not write to it.
         exact = all(view.blank for view in nodes.values())
         write = not any(view.keys for view in nodes.values())
         async with fast_window(window, clients, reporter):
-            return await prove(plan, clients, connect, reporter, exact=exact, write=write), True
+            await prove(plan, clients, formation.connect, reporter, exact=exact, write=write)
+        return True
 
 
 def _complete(plan: Plan, views: Views) -> bool:
@@ -83,19 +99,20 @@ def _complete(plan: Plan, views: Views) -> bool:
 
 
 @asynccontextmanager
-async def _deadline(
-    plan: Plan, clients: Clients, deadline: Deadline, vantages: Sequence[Vantage]
-) -> AsyncIterator[None]:
+async def _deadline(formation: Formation) -> AsyncIterator[None]:
     """Turns the end of the time into `NotConverged`, with evidence gathered afterwards in a bounded time."""
+    deadline = formation.deadline
     with anyio.move_on_after(deadline.at - anyio.current_time()) as scope:
         yield
     if not scope.cancelled_caught:
         return
-    views, findings = await gather(plan, clients, vantages)
+    views, findings = await gather(formation.plan, formation.clients, formation.vantages)
     causes: dict[str, str] = {}
     for finding in findings:
         causes.setdefault(finding.node, finding.text)
-    raise not_converged(plan, views, deadline.seconds, causes, findings[0].hint if findings else "")
+    raise not_converged(
+        formation.plan, views, seconds=deadline.seconds, causes=causes, hint=findings[0].hint if findings else ""
+    )
 
 
 async def gather(plan: Plan, clients: Clients, vantages: Sequence[Vantage]) -> tuple[Views, tuple[Finding, ...]]:
@@ -105,9 +122,7 @@ async def gather(plan: Plan, clients: Clients, vantages: Sequence[Vantage]) -> t
     with anyio.move_on_after(EVIDENCE_SECONDS):
         views = await clients.look()
         await together(
-            _Dialler(plan, vantage, index, dials).run
-            for vantage in vantages or (LocalVantage(),)
-            for index in range(len(plan.nodes))
+            _Dialler(plan, vantage, index, dials).run for vantage in vantages for index in range(len(plan.nodes))
         )
     return views, diagnose(Evidence(views, tuple(sorted(dials, key=lambda dial: (dial.node, dial.port)))))
 

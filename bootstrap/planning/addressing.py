@@ -47,7 +47,7 @@ class NodeAddresses:
 
     Args:
         host: what clients on this machine connect to.
-        network: what clients on the servers' network connect to; None where there is no such network.
+        network: what clients beside the servers connect to; the same as `host` where those are on this machine.
         control: the way this package itself takes.
         meet: how the other nodes reach it; ``CLUSTER MEET`` takes IP literals only (`clusterStartHandshake`).
         bus_port: the port of the cluster bus at ``meet.host``.

@@ -45,13 +45,16 @@ def choose_block(spec: ClusterSpec, site: Site) -> Block:
 
 
 def taken_error(taken: Mapping[int, str]) -> PortTaken:
-    """The error for ports in use: each with its holder."""
-    holders = listing([f"{port} is held by {holder}" for port, holder in sorted(taken.items())])
-    return PortTaken(
-        f"port {holders}",
-        ports=taken,
-        hint="choose another --base-port, or leave it out to take the next free block",
-    )
+    """The error for ports in use: each holder with its ports."""
+    held: dict[str, list[str]] = {}
+    for port, holder in sorted(taken.items()):
+        held.setdefault(holder, []).append(str(port))
+    words = [
+        f"port {ports[0]} is held by {holder}" if len(ports) == 1 else f"ports {listing(ports)} are held by {holder}"
+        for holder, ports in held.items()
+    ]
+    hint = "choose another --base-port, or leave it out to take the next free block"
+    return PortTaken("; ".join(words), ports=taken, hint=hint)
 
 
 def _preferred_block(spec: ClusterSpec, site: Site) -> Block:

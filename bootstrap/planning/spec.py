@@ -134,7 +134,7 @@ class ClusterSpec:
         wrong = tuple(_own_problems(self))
         # The arithmetic needs numbers: it is only judged where the numbers themselves are sound.
         unsound = {problem.field for problem in wrong}
-        if not unsound & {"nodes", "replicas", "min_primaries"}:
+        if not unsound & {"name", "nodes", "replicas", "min_primaries", "extra_replica_of"}:
             wrong += tuple(_topology_problems(self))
         if not unsound & {"nodes", "base_port"}:
             wrong += tuple(_port_problems(self))
@@ -212,17 +212,20 @@ def _own_problems(spec: ClusterSpec) -> Iterator[Problem]:
     )
     if spec.runtime not in ("auto", "process"):
         yield Problem("runtime", f"{spec.runtime!r} is not a runtime", "use auto or process")
+    if not isinstance(spec.extra_replica_of, tuple):
+        yield Problem("extra_replica_of", f"{spec.extra_replica_of!r} is not a list of names", "use a tuple of names")
     yield from _zone_problems(spec.zones)
     yield from _setting_problems(spec.settings)
 
 
 def _number(name: str, value: object, low: int, high: int, why: str) -> Iterator[Problem]:
+    hint = f"use {low} to {high}"
     if not isinstance(value, int) or isinstance(value, bool):
-        yield Problem(name, f"{value!r} is not a whole number")
+        yield Problem(name, f"{value!r} is not a whole number", hint)
     elif value < low:
-        yield Problem(name, f"{value} is less than {low}")
+        yield Problem(name, f"{value} is less than {low}", hint)
     elif value > high:
-        yield Problem(name, f"{value} is more than {high}, {why}")
+        yield Problem(name, f"{value} is more than {high}, {why}", hint)
 
 
 def _topology_problems(spec: ClusterSpec) -> Iterator[Problem]:
@@ -274,18 +277,18 @@ def _port_problems(spec: ClusterSpec) -> Iterator[Problem]:
 
 def _zone_problems(zones: object) -> Iterator[Problem]:
     if not isinstance(zones, tuple):
-        yield Problem("zones", f"{zones!r} is not a list of names")
+        yield Problem("zones", f"{zones!r} is not a list of names", "use a tuple such as ('a', 'b')")
         return
     for zone in zones:
         if not isinstance(zone, str) or not _ZONE.fullmatch(zone):
             yield Problem("zones", f"{zone!r} is not a zone's name", "use letters, digits, dots, hyphens, underscores")
     if len(set(zones)) != len(zones):
-        yield Problem("zones", "the same zone is named twice")
+        yield Problem("zones", "the same zone is named twice", "name each zone once; nodes are dealt out in turn")
 
 
 def _setting_problems(settings: object) -> Iterator[Problem]:
     if not isinstance(settings, dict):
-        yield Problem("settings", f"{settings!r} is not a table of settings")
+        yield Problem("settings", f"{settings!r} is not a table of settings", "use a mapping of names to values")
         return
     for key, value in settings.items():
         if not isinstance(key, str) or not _SETTING.fullmatch(key):
@@ -293,6 +296,6 @@ def _setting_problems(settings: object) -> Iterator[Problem]:
                 "settings", f"{key!r} is not the name of a server setting", "use KEY=VALUE, as in valkey.conf"
             )
         elif key in RESERVED_SETTINGS:
-            yield Problem("settings", f"{key} is reserved: {RESERVED_SETTINGS[key]}")
+            yield Problem("settings", f"{key} is reserved: {RESERVED_SETTINGS[key]}", f"leave out {key}")
         elif not isinstance(value, str) or any(ord(char) < 32 for char in value):
-            yield Problem("settings", f"the value of {key} must be text of one line")
+            yield Problem("settings", f"the value of {key} must be text of one line", "leave out control characters")

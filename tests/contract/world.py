@@ -12,7 +12,8 @@ import anyio
 
 from bootstrap.errors import PortTaken
 from bootstrap.formation.base import Command, Connect, Credentials, NodeClient, Reply, Unreachable
-from bootstrap.operations.create import Created, create
+from bootstrap.operations.create import Created, CreateOptions, create
+from bootstrap.operations.deployment import Access
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.plan import CONFIG_FILE, Plan, bind, build_plan, render_config
 from bootstrap.planning.spec import ClusterSpec
@@ -56,7 +57,10 @@ class World:
         asked: dict[str, Any] = {"name": "t", "nodes": 4, "replicas": 1, "base_port": "auto"} | fields
         login = Credentials()
         return await create(
-            ClusterSpec(**asked), connect=self.connector(login), credentials=login, runtime=self.runtime, timeout=30
+            ClusterSpec(**asked),
+            Access(self.connector(login), login),
+            runtime=self.runtime,
+            options=CreateOptions(timeout=30),
         )
 
     @asynccontextmanager

@@ -360,7 +360,7 @@ def test_nothing_at_all_prints_the_help(command: Command) -> None:
     assert {line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()} == set(VERBS)
     # The examples stand on lines of their own.
     assert "\\b" not in done.stdout
-    examples = [line.strip() for line in done.stdout.splitlines() if line.startswith("  valkey-bootstrap ")]
+    examples = [line for line in done.stdout.splitlines() if line.strip().startswith("valkey-bootstrap ")]
     assert len(examples) == 4
 
 

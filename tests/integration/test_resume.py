@@ -171,23 +171,28 @@ def test_a_setting_of_ones_own_is_what_is_restored(command: Command) -> None:
 @pytest.mark.slow
 def test_of_two_creators_of_one_name_one_wins(command: Command) -> None:
     names = [f"round-{number}x" for number in range(10)]
-    for name in names:
-        one = ("--nodes", 1, "--replicas", 0, "--base-port", "auto", "--name", name)
-        with subprocess.Popen(
-            command.argv(*one, "--progress", "json"),
-            env=command.env(),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        ) as winner:
-            assert winner.stderr is not None
-            # The plan is told while the name is held.
-            assert "plan.made" in winner.stderr.readline()
-            told = command.fails(4, *one)
-            assert "cluster.ready" in winner.communicate(timeout=30)[1]
-        assert winner.returncode == 0
-        assert f'another command is at work on "{name}"' in told
-        assert "hint: wait for it" in told
+
+    def creator(name: str) -> subprocess.Popen[str]:
+        one = ("--nodes", 1, "--replicas", 0, "--base-port", "auto", "--progress", "json", "--name", name)
+        return subprocess.Popen(
+            command.argv(*one), env=command.env(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    winners = [creator(name) for name in names]
+    for winner in winners:
+        assert winner.stderr is not None
+        # The plan is told while the name is held; a winner that is stopped cannot be done before the loser comes.
+        assert "plan.made" in winner.stderr.readline()
+        winner.send_signal(signal.SIGSTOP)
+    losers = [creator(name) for name in names]
+    told = [json.loads(loser.communicate(timeout=60)[1]) for loser in losers]
+    for winner in winners:
+        winner.send_signal(signal.SIGCONT)
+    assert ["cluster.ready" in winner.communicate(timeout=60)[1] for winner in winners] == [True] * 10
+    assert [winner.returncode for winner in winners] == [0] * 10
+    assert [loser.returncode for loser in losers] == [4] * 10
+    assert [error["code"] for error in told] == ["busy"] * 10
+    assert [error["message"] for error in told] == [f'another command is at work on "{name}"' for name in names]
     records = {record["name"]: record["running"] for record in command.json("list")["clusters"]}
     assert records == dict.fromkeys(names, 1)
     assert len(command.processes()) == 10

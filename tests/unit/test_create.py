@@ -12,9 +12,10 @@ import pytest
 
 from bootstrap.errors import BootstrapError, Conflict, NodeFailed, NotConverged, PortTaken, SpecError
 from bootstrap.events import Event
-from bootstrap.formation.base import Command, Credentials
+from bootstrap.formation.base import Command
 from bootstrap.judging.agreement import agree
-from bootstrap.operations.create import Created, create
+from bootstrap.operations.create import Created, CreateOptions, create
+from bootstrap.operations.deployment import Access
 from bootstrap.planning.spec import ClusterSpec
 from bootstrap.runtimes.base import Runtime
 from bootstrap.testing import FakeRuntime, FakeServers
@@ -36,12 +37,10 @@ class Lab:
         runtime: Runtime = self.runtime
         return await create(
             ClusterSpec(**fields),
-            connect=self.servers.connect,
-            credentials=Credentials(),
+            Access(self.servers.connect),
             runtime=runtime,
             observer=self._hear,
-            timeout=timeout,
-            retain=retain,
+            options=CreateOptions(timeout=timeout, retain=retain),
         )
 
     def on(self, name: str, reaction: Callable[[Event], object]) -> None:
