@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,6 +34,28 @@ class Verbs(click.Group):
         elif args[0].startswith("-") and args[0] not in ("--help", "-h", "--version"):
             args = ["create", *args]
         return super().parse_args(ctx, args)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse, which prints what `--help` prints."""
+        with _until_enough():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb."""
+        with _until_enough():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _until_enough() -> Iterator[None]:
+    """A reader of stdout that goes away has had enough; that is no failure."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at exit, and must not complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise _Exit(0) from None
 
 
 def _version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:  # noqa: ARG001 - click's signature
@@ -74,9 +97,6 @@ def run(argv: Sequence[str] | None) -> int:
         return ending.code
     except (KeyboardInterrupt, click.Abort):
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # Whoever read stdout has had enough. Python flushes it once more at exit, and must not complain then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception:  # noqa: BLE001 - the last resort of a program: a bug is shown whole, as a bug
         sys.stderr.write(f"{traceback.format_exc()}\n")
         sys.stderr.write(f"error: this is a bug in {PROGRAM}, please report it with the lines above (unexpected)\n")
@@ -101,7 +121,8 @@ def _early_look(argv: Sequence[str]) -> Look:
 
     progress = given("--progress") or os.environ.get(f"{options.PREFIX}_PROGRESS") or "auto"
     verbose = sum(arg in ("-v", "-vv", "--verbose") for arg in argv)
-    return Look(progress=progress, color=given("--color") or "auto", verbose=verbose)
+    color = given("--color") or os.environ.get(f"{options.PREFIX}_COLOR") or "auto"
+    return Look(progress=progress, color=color, verbose=verbose)
 
 
 def _usage(error: click.ClickException) -> UsageError:
@@ -139,7 +160,7 @@ def create(dry_run: bool, survey: bool, retain: bool, timeout: float, **flags: A
     look = _look(flags)
     spec = options.read_spec(flags, flags.pop("config"))
     if survey and not dry_run:
-        raise UsageError("--survey goes with --dry-run")
+        raise UsageError("--survey goes with --dry-run", hint="add --dry-run")
     if dry_run:
         _dry_run(spec, look, survey=survey)
         return
@@ -328,7 +349,7 @@ def wait(
     """
     look = _look(flags)
     if servers and name:
-        raise UsageError("give --name or addresses, not both")
+        raise UsageError("--name and addresses exclude each other", hint="leave one of them out")
     from bootstrap.events import Reporter
     from bootstrap.handle import find_deployment
     from bootstrap.operations.discover import discover
@@ -406,7 +427,7 @@ def delete(name: str | None, all_: bool, orphans: bool, state_root: str | None, 
     """Remove a cluster: its servers, their data and their logs. It does not ask."""
     look = _look(flags)
     if sum((name is not None and not _from_environment("name"), all_, orphans)) > 1:
-        raise UsageError("give one of --name, --all and --orphans")
+        raise UsageError("--name, --all and --orphans exclude each other", hint="give one of them")
     from bootstrap.handle import find_record
     from bootstrap.operations.delete import delete as remove
     from bootstrap.runtimes import runtime_for

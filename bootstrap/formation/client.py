@@ -136,4 +136,5 @@ def _with_code(error: Exception) -> str:
 
 def cluster_client(**options: Any) -> RedisCluster:
     """A new cluster client of redis-py for the caller, who closes it."""
-    return RedisCluster(**options)
+    # Without its name and version, which redis-py would read from disk, on the event loop, for CLIENT SETINFO.
+    return RedisCluster(**({"driver_info": None} | options))

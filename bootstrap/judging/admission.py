@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bootstrap.judging.agreement import agree, conforms
-from bootstrap.judging.views import NodeView, Silent, Views, seen
+from bootstrap.judging.views import Peer, Silent, Views, seen
 from bootstrap.planning.plan import Plan, PlannedNode
 from bootstrap.planning.site import OLDEST
 from bootstrap.planning.slots import expand, format_ranges, merge
@@ -79,16 +79,22 @@ def _not_empty(node: PlannedNode, target: Sequence[PlannedNode], views: Views, *
         yield Fault(node.name, "functions", f"has function libraries: {listing(view.functions)}")
     if not ours and (foreign := expand(view.myself.slots) - expand(node.slots)):
         yield Fault(node.name, "slots", f"owns slots {format_ranges(merge(foreign))}, which are not planned for it")
-    yield from _foreign_peers(node, target, view, views)
+    yield from _foreign_peers(node, target, views, ours=ours)
 
 
-def _foreign_peers(node: PlannedNode, target: Sequence[PlannedNode], view: NodeView, views: Views) -> Iterator[Fault]:
+def _foreign_peers(node: PlannedNode, target: Sequence[PlannedNode], views: Views, *, ours: bool) -> Iterator[Fault]:
     members = {each.id for each in seen(views).values()}
     ports = {each.addresses.meet.port for each in target}
+
+    def lost(peer: Peer) -> bool:
+        # One of this cluster under an id that it had before its data was lost. On servers of others only a dead one
+        # is taken for that: a live one at our address may be a stranger's.
+        return (ours and peer.address.port in ports) or bool(peer.faults and peer.address.port in {*ports, 0})
+
     strangers = [
         f"{peer.id[:8]} at {peer.address}"
-        for peer in view.peers.values()
-        if peer.id not in members and not peer.handshake and not (peer.faults and peer.address.port in {*ports, 0})
+        for peer in seen(views)[node.name].peers.values()
+        if peer.id not in members and not peer.handshake and not lost(peer)
     ]
     if strangers:
         yield Fault(node.name, "peers", f"already knows {listing(strangers, 3)}, which this command was not given")

@@ -134,7 +134,7 @@ class ClusterSpec:
         wrong = tuple(_own_problems(self))
         # The arithmetic needs numbers: it is only judged where the numbers themselves are sound.
         unsound = {problem.field for problem in wrong}
-        if not unsound & {"name", "nodes", "replicas", "min_primaries", "extra_replica_of"}:
+        if isinstance(self.name, str) and not unsound & {"nodes", "replicas", "min_primaries", "extra_replica_of"}:
             wrong += tuple(_topology_problems(self))
         if not unsound & {"nodes", "base_port"}:
             wrong += tuple(_port_problems(self))
@@ -212,6 +212,9 @@ def _own_problems(spec: ClusterSpec) -> Iterator[Problem]:
     )
     if spec.runtime not in ("auto", "process"):
         yield Problem("runtime", f"{spec.runtime!r} is not a runtime", "use auto or process")
+    port = spec.base_port
+    if port not in (None, "auto") and (not isinstance(port, int) or isinstance(port, bool)):
+        yield Problem("base_port", f"{port!r} is not a port", "use a number or auto")
     if not isinstance(spec.extra_replica_of, tuple):
         yield Problem("extra_replica_of", f"{spec.extra_replica_of!r} is not a list of names", "use a tuple of names")
     yield from _zone_problems(spec.zones)
@@ -261,10 +264,7 @@ def _topology_problems(spec: ClusterSpec) -> Iterator[Problem]:
 
 def _port_problems(spec: ClusterSpec) -> Iterator[Problem]:
     port = spec.base_port
-    if port is None or port == "auto":
-        return
-    if not isinstance(port, int) or isinstance(port, bool):
-        yield Problem("base_port", f"{port!r} is not a port", "use a number or auto")
+    if not isinstance(port, int):
         return
     highest = MAX_DATA_PORT - spec.nodes + 1
     if not 1 <= port <= highest:

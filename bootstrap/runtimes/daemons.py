@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -70,16 +71,15 @@ def running(folders: Sequence[Path]) -> dict[Path, int]:
 
 def end(pids: Sequence[int], *, kill: bool) -> tuple[int, ...]:
     """End processes and wait until they are gone; those that are still there after `KILL_SECONDS`."""
-    processes = []
+    alive = list(pids)
     for pid in pids:
-        try:
-            process = psutil.Process(pid)
-            process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
-            processes.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    _, alive = psutil.wait_procs(processes, timeout=KILL_SECONDS)
-    return tuple(process.pid for process in alive)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
+    deadline = time.monotonic() + KILL_SECONDS
+    # A zombie is gone: in a container whose first process collects nobody, it stays in the table for ever.
+    while (alive := [pid for pid in alive if process_start(pid) is not None]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return tuple(alive)
 
 
 def signal_process(pid: int, *, pause: bool) -> None:
@@ -121,7 +121,13 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+
+
 def _write(path: Path, document: Mapping[str, object]) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(document))
+    write_private(temporary, json.dumps(document).encode())
     temporary.replace(path)

@@ -247,9 +247,9 @@ class ProcessRuntime:
             )
         made = Path(tempfile.mkdtemp(prefix=f".new-{plan.name}-", dir=self.root))
         try:
-            (made / RECORD_FILE).write_text(
-                dump_record(plan, created_at=datetime.now(UTC).isoformat(timespec="seconds"), owner=self._owner())
-            )
+            created_at = datetime.now(UTC).isoformat(timespec="seconds")
+            record = dump_record(plan, created_at=created_at, owner=self._owner())
+            daemons.write_private(made / RECORD_FILE, record.encode())
             made.rename(folder)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
@@ -269,7 +269,7 @@ class ProcessRuntime:
         with _state_errors(folder):
             folder.mkdir(mode=0o700, exist_ok=True)
             for file, content in files.items():
-                _write_private(folder / file, content)
+                daemons.write_private(folder / file, content)
             daemons.spawn(server.path, folder / CONFIG_FILE, folder)
 
     def _control(self, name: str, node: str, action: Action) -> None:
@@ -353,12 +353,6 @@ def _state_error(path: Path, error: OSError) -> RuntimeUnavailable:
     return RuntimeUnavailable(
         f"cannot keep state in {error.filename or path}: {reason}", code="state-root", hint=_ROOT_HINT
     )
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
 
 
 def _read_log(folder: Path, tail: int | None) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -26,8 +27,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def root(command: Command) -> str:
-    """A state root, as the library takes it; nothing may be left in it."""
+def root(command: Command, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A state root, as the library takes it; logs of failed creations are kept beside it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(command.root.parent))
     return str(command.root)
 
 

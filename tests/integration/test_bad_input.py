@@ -214,7 +214,6 @@ def blocked(port: int, *target: str) -> Iterator[None]:
 
 
 @pytest.mark.root
-@pytest.mark.slow
 @pytest.mark.xdist_group("firewall")
 @pytest.mark.parametrize(
     ("target", "words"),
