@@ -529,12 +529,13 @@ class FakeRuntime:
         text = kept.logs[node].text if kept is not None and node in kept.logs else ""
         return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
 
-    async def follow(self, name: str, node: str) -> AsyncIterator[str]:
+    async def follow(self, name: str, node: str, *, tail: int | None = 0) -> AsyncIterator[str]:
         """See `Runtime.follow`."""
         await anyio.lowlevel.checkpoint()
         kept = self._kept.get(name)
         log = kept.logs.setdefault(node, _Log()) if kept is not None else _Log(closed=True)
-        told = len(log.text)
+        lines = log.text.splitlines(keepends=True)
+        told = 0 if tail is None else len("".join(lines[: max(0, len(lines) - tail)]))
         while not log.closed:
             if told < len(log.text):
                 text, told = log.text[told:], len(log.text)

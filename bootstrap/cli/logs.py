@@ -26,10 +26,11 @@ async def show_logs(
         return
     nodes = [await _node(deployment, ref)] if ref is not None else list(deployment.nodes)
     width = max(len(node.name) for node in nodes) if ref is None else 0
+    if follow:
+        await together(partial(_follow, runtime, deployment.name, node, tail, width) for node in nodes)
+        return
     for node in nodes:
         _write(await runtime.logs(deployment.name, node.name, tail=tail), node, width)
-    if follow:
-        await together(partial(_follow, runtime, deployment.name, node, width) for node in nodes)
 
 
 async def _node(deployment: Deployment, ref: str) -> Node:
@@ -43,9 +44,9 @@ async def _node(deployment: Deployment, ref: str) -> Node:
         return resolve_node(ref, deployment.nodes, ids)
 
 
-async def _follow(runtime: Runtime, cluster: str, node: Node, width: int) -> None:
+async def _follow(runtime: Runtime, cluster: str, node: Node, tail: int | None, width: int) -> None:
     rest = ""
-    async for text in runtime.follow(cluster, node.name):
+    async for text in runtime.follow(cluster, node.name, tail=tail):
         # Whole lines only, or those of several nodes would mix.
         *lines, rest = (rest + text).split("\n")
         _write("".join(f"{line}\n" for line in lines), node, width)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import anyio
 import redis.exceptions as redis_errors
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import Connection
@@ -75,11 +76,16 @@ class RedisNode:
         except redis_errors.AuthenticationError as error:
             raise Unreachable(f"{self.address} refuses the login: {_plain(error)}", code="login-failed") from error
         except redis_errors.TimeoutError as error:
-            await connection.disconnect(nowait=True)
+            await self.aclose()
             raise Unreachable(f"{self.address} does not answer in time", code="no-answer") from error
         except (redis_errors.RedisError, OSError) as error:
-            await connection.disconnect(nowait=True)
+            await self.aclose()
             raise Unreachable(f"{self.address} cannot be reached: {_plain(error)}") from error
+        except BaseException:
+            # Cancelled with replies under way: the next command must not read them as its own.
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+            raise
 
     async def _read(self) -> Reply:
         try:

@@ -109,8 +109,11 @@ class Runtime(Protocol):
     async def logs(self, name: str, node: str, *, tail: int | None = None) -> str:
         """The node's log, or its last lines."""
 
-    def follow(self, name: str, node: str) -> AsyncIterator[str]:
-        """The node's log from now on, piece by piece, until the caller stops."""
+    def follow(self, name: str, node: str, *, tail: int | None = 0) -> AsyncIterator[str]:
+        """The last lines of the node's log (None: all of it) and whatever is written from then on, piece by piece.
+
+        Nothing is left out in between; it ends when the node is removed, or when the caller stops.
+        """
 
     async def remove(self, name: str, nodes: Collection[str] | None = None) -> Sequence[str]:
         """Remove a cluster, or some of its nodes; returns what is left, in words."""

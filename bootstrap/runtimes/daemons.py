@@ -45,12 +45,14 @@ def spawn(server: str, config: Path, folder: Path) -> int:
 
 def process_start(pid: int) -> float | None:
     """When a process was started, in seconds since the epoch; None if there is none (a zombie is none)."""
-    _reap(pid)
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return process.create_time()
     except psutil.Error:
         return None
+    _reap(pid)
+    return None
 
 
 def running(folders: Sequence[Path]) -> dict[Path, int]:
@@ -71,15 +73,28 @@ def running(folders: Sequence[Path]) -> dict[Path, int]:
 
 def end(pids: Sequence[int], *, kill: bool) -> tuple[int, ...]:
     """End processes and wait until they are gone; those that are still there after `KILL_SECONDS`."""
-    alive = list(pids)
+    alive = []
     for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
+        with suppress(psutil.NoSuchProcess):
+            alive.append(process := psutil.Process(pid))
+            process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
     deadline = time.monotonic() + KILL_SECONDS
-    # A zombie is gone: in a container whose first process collects nobody, it stays in the table for ever.
-    while (alive := [pid for pid in alive if process_start(pid) is not None]) and time.monotonic() < deadline:
+    while (alive := [each for each in alive if not _ended(each)]) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return tuple(alive)
+    return tuple(process.pid for process in alive)
+
+
+def _ended(process: psutil.Process) -> bool:
+    with suppress(ChildProcessError):
+        # A child of ours is gone once it is collected.
+        return os.waitpid(process.pid, os.WNOHANG)[0] != 0
+    try:
+        # In a container whose first process collects nobody, a zombie stays in the table for ever. It counts as ended
+        # when its last thread has: until then it may hold its ports.
+        zombie = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        return zombie or not process.is_running()
+    except psutil.NoSuchProcess:
+        return True
 
 
 def signal_process(pid: int, *, pause: bool) -> None:

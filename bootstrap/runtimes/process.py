@@ -93,15 +93,17 @@ class ProcessRuntime:
         """See `Runtime.logs`."""
         return await in_thread(_read_log, self._folder(name) / node, tail)
 
-    async def follow(self, name: str, node: str) -> AsyncIterator[str]:
+    async def follow(self, name: str, node: str, *, tail: int | None = 0) -> AsyncIterator[str]:
         """See `Runtime.follow`."""
         path = self._folder(name) / node / daemons.LOG_FILE
-        offset = await in_thread(_size, path)
-        while path.parent.exists():
-            text, offset = await in_thread(_read_from, path, offset)
-            if text:
-                yield text
+        read = await in_thread(_read_from, path, 0)
+        while read is not None:
+            text, offset = read
+            if told := _last_lines(text, tail):
+                yield told
+            tail = None
             await anyio.sleep(FOLLOW_SECONDS)
+            read = await in_thread(_read_from, path, offset)
 
     async def remove(self, name: str, nodes: Collection[str] | None = None) -> Sequence[str]:
         """See `Runtime.remove`."""
@@ -356,28 +358,26 @@ def _state_error(path: Path, error: OSError) -> RuntimeUnavailable:
 
 
 def _read_log(folder: Path, tail: int | None) -> str:
-    try:
-        text = (folder / daemons.LOG_FILE).read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
-    return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+    read = _read_from(folder / daemons.LOG_FILE, 0)
+    return "" if read is None else _last_lines(read[0], tail)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _read_from(path: Path, offset: int) -> tuple[str, int]:
+def _read_from(path: Path, offset: int) -> tuple[str, int] | None:
+    """What a file holds from an offset on, and the offset behind it; None when its folder is gone."""
     try:
         with path.open("rb") as file:
-            file.seek(offset if offset <= _size(path) else 0)
+            # A file that became shorter was begun anew.
+            file.seek(offset if offset <= os.fstat(file.fileno()).st_size else 0)
             content = file.read()
             return content.decode(errors="replace"), file.tell()
     except FileNotFoundError:
-        return "", 0
+        return ("", 0) if path.parent.exists() else None
+
+
+def _last_lines(text: str, tail: int | None) -> str:
+    if tail is None:
+        return text
+    return "".join(text.splitlines(keepends=True)[-tail:]) if tail else ""
 
 
 def _remove_tree(path: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import anyio
 import pytest
 
 from bootstrap.formation.base import ServerError, Unreachable
@@ -313,3 +314,15 @@ async def test_a_formed_cluster_takes_keys_and_refuses_changes_of_its_shape(worl
         "I can only replicate a master, not a replica.",
         "Slot 5 is already busy",
     ]
+
+
+async def test_a_cancelled_look_leaves_no_replies_for_the_next_command(world: World) -> None:
+    plan = await world.started(nodes=1)
+    async with world.client(plan.nodes[0].addresses.control) as client:
+        assert await client.run(("PING",)) == ["PONG"]
+        await world.runtime.control("t", "t0", "pause")
+        with anyio.move_on_after(0.2) as scope:
+            await client.look()
+        await world.runtime.control("t", "t0", "resume")
+        assert scope.cancelled_caught
+        assert await client.run(("PING",)) == ["PONG"]

@@ -162,6 +162,16 @@ async def test_logs_can_be_followed_over_a_restart(world: World) -> None:
     assert "".join(heard) in whole[len(before) :]
 
 
+@pytest.mark.parametrize("tail", [None, 1])
+async def test_following_begins_with_the_last_lines(world: World, tail: int | None) -> None:
+    await world.started(nodes=1)
+    with anyio.fail_after(20):
+        async with aclosing(world.runtime.follow("t", "t0", tail=tail)) as pieces:  # type: ignore[type-var]
+            first = await anext(pieces)
+    whole = await world.runtime.logs("t", "t0")
+    assert (whole if tail is None else whole.splitlines(keepends=True)[-1]).startswith(first)
+
+
 async def test_following_ends_with_the_cluster(world: World) -> None:
     await world.started(nodes=1)
     with anyio.fail_after(20):
