@@ -35,13 +35,17 @@ SPEC_FLAGS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a verb shows what it does: result format, progress, colour, and how much of it."""
+    """How a verb shows what it does: result format, progress, colour, and how much of it.
+
+    The state root, if a flag gave it, belongs into the commands that are printed to copy.
+    """
 
     output: str = "text"
     progress: str = "auto"
     color: str = "auto"
     quiet: bool = False
     verbose: int = 0
+    state_root: str | None = None
 
 
 def environment(field: str) -> str:

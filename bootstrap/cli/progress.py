@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from bootstrap.cli.options import Look
-from bootstrap.cli.style import Style, stderr
+from bootstrap.cli.style import Style, in_this_program, stderr
 from bootstrap.errors import BootstrapError
 from bootstrap.events import Event
 
@@ -193,7 +193,7 @@ def _remark(event: Event, style: Style) -> str:
     if event.name == "warning.raised":
         return f"{style.paint('warning:', fg='yellow')} {fields['message']}"
     if event.name == "note.made":
-        return f"note: {fields['message']}"
+        return f"note: {in_this_program(fields['message'])}"
     if event.name == "rollback.started":
         return f'Removing what was made of "{event.cluster}" (Ctrl-C leaves it)'
     if event.name == "rollback.finished":

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bootstrap.cli.style import Style, columns
+from bootstrap.planning.addressing import NodeAddresses
 from bootstrap.planning.plan import Plan
 from bootstrap.planning.slots import SlotRange, format_ranges
 from bootstrap.planning.text import plural
 
 if TYPE_CHECKING:
-    from bootstrap.operations.deployment import Node
     from bootstrap.operations.status import Status
     from bootstrap.runtimes.base import Record
+
+
+class Addressed(Protocol):
+    """A node, planned or running."""
+
+    @property
+    def addresses(self) -> NodeAddresses:
+        """Where it is reached."""
+
 
 HEADINGS = ("NODE", "ROLE", "ADDRESS", "SLOTS / PRIMARY", "ZONE")
 
@@ -122,7 +132,7 @@ def created_text(status: Status, *, program: str, state_root: str | None) -> Ite
     if replica:
         lines.append(("replica", f"(echo READONLY; echo GET key) | valkey-cli -h {replica.host} -p {replica.port}"))
     if status.runtime != "none":
-        root = f" --state-root {state_root}" if state_root else ""
+        root = f" --state-root {shlex.quote(state_root)}" if state_root else ""
         lines += [
             ("status", f"{program} status --name {status.name}{root}"),
             ("delete", f"{program} delete --name {status.name}{root}"),
@@ -130,7 +140,7 @@ def created_text(status: Status, *, program: str, state_root: str | None) -> Ite
     yield from columns([("", ""), *lines])[1:]
 
 
-def environment_text(name: str, nodes: Sequence[Node]) -> Iterable[str]:
+def environment_text(name: str, nodes: Sequence[Addressed]) -> Iterable[str]:
     """``KEY=value`` lines for ``eval`` and ``$GITHUB_ENV``; the values need no quoting in either."""
     first = nodes[0].addresses.host
     yield f"VALKEY_CLUSTER_NAME={name}"
@@ -140,7 +150,7 @@ def environment_text(name: str, nodes: Sequence[Node]) -> Iterable[str]:
     yield f"VALKEY_URL=redis://{first}"
 
 
-def hosts_line(nodes: Sequence[Node]) -> str:
+def hosts_line(nodes: Sequence[Addressed]) -> str:
     """``host:port,host:port``."""
     return ",".join(str(node.addresses.host) for node in nodes)
 

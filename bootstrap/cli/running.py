@@ -92,7 +92,7 @@ def report(error: BootstrapError, look: Look) -> int:
     if look.progress == "json":
         JsonProgress(style).error(error)
         return error.exit_code
-    for line in error_lines(error, style):
+    for line in error_lines(error, style, look.state_root):
         style.write(line)
     if look.verbose:
         style.write()
@@ -100,7 +100,7 @@ def report(error: BootstrapError, look: Look) -> int:
     return error.exit_code
 
 
-def error_lines(error: BootstrapError, style: Style) -> list[str]:
+def error_lines(error: BootstrapError, style: Style, state_root: str | None = None) -> list[str]:
     """The text of an error."""
     problems = error.problems if isinstance(error, SpecError) else ()
     message = error.message
@@ -116,7 +116,10 @@ def error_lines(error: BootstrapError, style: Style) -> list[str]:
     if hints := [problem.hint for problem in problems if problem.hint] or ([error.hint] if error.hint else []):
         lines += [
             "",
-            *(f"{style.paint('hint:', fg='cyan')} {in_this_program(hint)}" for hint in dict.fromkeys(hints)),
+            *(
+                f"{style.paint('hint:', fg='cyan')} {in_this_program(hint, state_root)}"
+                for hint in dict.fromkeys(hints)
+            ),
         ]
     return lines
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,9 +61,10 @@ def program() -> str:
     return "python -m bootstrap" if Path(sys.argv[0]).name == "__main__.py" else "valkey-bootstrap"
 
 
-def in_this_program(hint: str) -> str:
-    """A hint of the library with its commands as they are called here."""
-    return hint.replace("`valkey-bootstrap ", f"`{program()} ")
+def in_this_program(hint: str, state_root: str | None = None) -> str:
+    """A hint of the library with its commands as they are called here, on this state root if a flag gave one."""
+    root = f" --state-root {shlex.quote(state_root)}" if state_root else ""
+    return re.sub(r"`valkey-bootstrap ([^`]*)`", lambda match: f"`{program()} {match[1]}{root}`", hint)
 
 
 def columns(rows: Sequence[Sequence[str]], *, indent: str = "") -> list[str]:

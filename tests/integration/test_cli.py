@@ -301,6 +301,15 @@ def test_wait_by_name_and_by_address(cluster: Command) -> None:
     assert by_address["runtime"] == "none"
 
 
+def test_status_by_address(cluster: Command) -> None:
+    found = nodes(cluster)
+    by_address = cluster.json("status", address(found[2]), "--exit-code")
+    assert {node["id"] for node in by_address["nodes"]} == {node["id"] for node in found}
+    assert by_address["health"] == "ok"
+    told = cluster.fails(2, "status", "--name", "valkey", address(found[2]))
+    assert "exclude each other" in told
+
+
 def test_wait_gives_up(cluster: Command) -> None:
     told = cluster.fails(6, "wait", address(nodes(cluster)[0]), "--nodes", 5, "--timeout", 0.5)
     assert "4 nodes of 5 found" in told

@@ -1,0 +1,150 @@
+"""The verbs that make clusters: create and form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bootstrap.cli import options, render, style
+from bootstrap.cli.options import Look
+from bootstrap.cli.shared import access, choose_progress, print_lines, run_work, take_look
+from bootstrap.errors import UsageError
+
+if TYPE_CHECKING:
+    from bootstrap.planning.spec import ClusterSpec
+
+
+@click.command(short_help="Create a cluster and prove it ready.")
+@options.spec_options
+@options.timeout_option
+@click.option("--dry-run", is_flag=True, help="Print the plan and do nothing; -v adds every command.")
+@click.option("--survey", is_flag=True, help="With --dry-run: look at this machine instead of assuming.")
+@click.option("--retain", is_flag=True, help="Keep what was made when it fails or is interrupted.")
+@options.look_options("text", "json", "env")
+def create(dry_run: bool, survey: bool, retain: bool, timeout: float, **flags: Any) -> None:
+    """Create a cluster and prove it ready; run again, it finishes, starts or verifies it."""
+    look = take_look(flags)
+    spec = options.read_spec(flags, flags.pop("config"))
+    if survey and not dry_run:
+        raise UsageError("--survey goes with --dry-run", hint="add --dry-run")
+    if dry_run:
+        _dry_run(spec, look, survey=survey)
+        return
+    from bootstrap.operations.create import Created, CreateOptions
+    from bootstrap.operations.create import create as run_create
+    from bootstrap.operations.status import read_status
+
+    async def work() -> tuple[Created, Any]:
+        made = await run_create(spec, access(), observer=observer, options=CreateOptions(timeout, retain))
+        return made, await read_status(made.deployment)
+
+    observer = choose_progress(look)
+    hint = f"remove it with `valkey-bootstrap delete --name {spec.name}`"
+    made, status = run_work(work, observer, style.in_this_program(hint, flags.get("state_root")))
+    _show_created(made, status, look, flags.get("state_root"))
+
+
+def _dry_run(spec: ClusterSpec, look: Look, *, survey: bool) -> None:
+    from bootstrap.planning.plan import build_plan
+    from bootstrap.planning.site import Site
+
+    site, kept = Site.assumed(), None
+    if survey:
+        site, kept = _surveyed(spec, look)
+    plan = build_plan(spec, site, kept_base=kept)
+    _show_plan(plan, look)
+
+
+def _show_plan(plan: Any, look: Look) -> None:
+    commands = []
+    if look.verbose:
+        from bootstrap.cli.commands import all_commands
+
+        commands = all_commands(plan)
+    if look.output == "json":
+        print_lines([render.as_json(plan.as_dict() | ({"commands": commands} if commands else {}))])
+    elif look.output == "env":
+        print_lines(render.environment_text(plan.name, plan.nodes))
+    elif look.quiet:
+        print_lines([render.hosts_line(plan.nodes)])
+    else:
+        lines = [f"{each['node']}: {each['command']}" for each in commands]
+        print_lines(render.plan_text(plan, style.stdout(look.color), lines))
+
+
+def _surveyed(spec: ClusterSpec, look: Look) -> tuple[Any, int | None]:
+    from bootstrap.operations.create import refuse_differences
+    from bootstrap.runtimes import runtime_for
+
+    async def work() -> tuple[Any, int | None]:
+        runtime = runtime_for(spec.runtime, state_root=spec.state_root, server=spec.server)
+        record = next(iter(await runtime.inventory(spec.name)), None)
+        if record is not None:
+            refuse_differences(spec, record)
+        return await runtime.survey(record), record.base_port if record else None
+
+    found: tuple[Any, int | None] = run_work(work, choose_progress(look))
+    return found
+
+
+def _show_created(made: Any, status: Any, look: Look, state_root: str | None) -> None:
+    from bootstrap.planning.text import plural
+
+    nodes = made.deployment.nodes
+    state = "ready" if made.changed else "healthy, nothing was changed"
+    where = (
+        f'Cluster "{made.plan.name}"' if made.deployment.runtime else f"The cluster of {plural(len(nodes), 'server')}"
+    )
+    if not look.quiet and look.progress not in ("json", "quiet"):
+        style.stderr(look.color).write(f"{where} is {state} ({made.seconds:.1f}s)\n")
+    if look.output == "json":
+        outcome = {"created": made.made, "changed": made.changed, "seconds": round(made.seconds, 3)}
+        print_lines([render.as_json(status.as_dict() | outcome)])
+    elif look.output == "env":
+        print_lines(render.environment_text(made.plan.name, nodes))
+    elif look.quiet:
+        print_lines([render.hosts_line(nodes)])
+    else:
+        print_lines(render.created_text(status, program=style.program(), state_root=state_root))
+
+
+@click.command(short_help="Form a cluster of servers that you run.")
+@click.argument("servers", nargs=-1, required=True, metavar="HOST:PORT[@MACHINE[/ZONE]]...")
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="R",
+    help="Replicas of each primary.  [default: 0]",
+)
+@options.login_options
+@options.timeout_option
+@click.option("--dry-run", is_flag=True, help="Print the plan and ask no server; -v adds every command.")
+@options.look_options("text", "json", "env")
+def form(
+    servers: tuple[str, ...], replicas: int, password_file: Any, timeout: float, dry_run: bool, **flags: Any
+) -> None:
+    """Form a cluster of servers that you run, as `valkey-cli --cluster create` does, and prove it.
+
+    Servers must be empty and in cluster mode. @MACHINE/ZONE declares where a server is, so that replicas are placed
+    apart from their primaries; without it each address counts as a machine.
+    """
+    look = take_look(flags)
+    from bootstrap.operations.create import Created
+    from bootstrap.operations.form import form as run_form
+    from bootstrap.operations.form import parse_targets, plan_form
+    from bootstrap.operations.status import read_status
+
+    targets = parse_targets(servers)
+    if dry_run:
+        _show_plan(plan_form(targets, replicas), look)
+        return
+    observer = choose_progress(look)
+
+    async def work() -> tuple[Created, Any]:
+        made = await run_form(targets, replicas, access(password_file), observer=observer, timeout=timeout)
+        return made, await read_status(made.deployment)
+
+    made, status = run_work(work, observer, "run the same command again to carry on")
+    _show_created(made, status, look, None)

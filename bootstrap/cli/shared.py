@@ -1,0 +1,99 @@
+"""What every verb does alike: take its look, run its work, print its lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bootstrap.cli import options, running
+from bootstrap.cli.options import Look
+from bootstrap.errors import UsageError
+
+if TYPE_CHECKING:
+    from bootstrap.cli.progress import Progress
+    from bootstrap.operations.deployment import Access, Deployment
+
+T = TypeVar("T")
+
+PROGRAM = "valkey-bootstrap"
+
+
+class Exit(Exception):
+    """A verb that ends well with another code than 0."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def take_look(flags: dict[str, Any]) -> Look:
+    """Take the flags of `options.look_options` out of a verb's flags."""
+    look = Look(
+        **{name: flags.pop(name) for name in ("output", "progress", "color", "quiet", "verbose") if name in flags}
+    )
+    if look.verbose > 1:
+        from bootstrap.cli.log import configure
+
+        configure(sys.stderr)
+    return look
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """The result, on stdout."""
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def choose_progress(look: Look) -> Progress:
+    """The observer that was asked for."""
+    from bootstrap.cli.progress import choose
+
+    return choose(look)
+
+
+def run_work(work: Callable[[], Awaitable[T]], progress: Progress, leave_hint: str = "") -> T:
+    """Run a verb's work, and leave the terminal as it was found."""
+    try:
+        return running.run_async(work, progress, leave_hint=leave_hint)
+    finally:
+        progress.close()
+
+
+def access(password_file: Path | None = None) -> Access:
+    """How nodes are reached from here, with the password of a file or of the environment."""
+    from bootstrap.handle import access_with
+
+    return access_with(options.read_password(password_file))
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """The cluster that a verb is for: ours by name, the only one of ours, or any by addresses of its nodes.
+
+    Raises:
+        UsageError: a name and addresses, or something that is no address.
+    """
+
+    name: str | None
+    state_root: str | None
+    servers: tuple[str, ...] = ()
+    password_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.servers and self.name:
+            raise UsageError("--name and addresses exclude each other", hint="leave one of them out")
+
+    async def find(self) -> Deployment:
+        """Its deployment, looked up anew at each call."""
+        from bootstrap.handle import find_deployment
+        from bootstrap.operations.discover import discover
+        from bootstrap.operations.form import parse_targets
+
+        ways = access(self.password_file)
+        if not self.servers:
+            return await find_deployment(self.name, ways, state_root=self.state_root)
+        return await discover([target.address for target in parse_targets(self.servers)], ways)
