@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bootstrap.cli.style import Style, columns
-from bootstrap.planning.addressing import NodeAddresses
+from bootstrap.planning.addressing import Address, NodeAddresses
 from bootstrap.planning.plan import Plan
-from bootstrap.planning.slots import SlotRange, format_ranges
+from bootstrap.planning.slots import SlotRange, format_ranges, key_slot
 from bootstrap.planning.text import plural
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def created_text(status: Status, *, program: str, state_root: str | None) -> Ite
     yield from status_rows(status)
     yield ""
     first = status.nodes[0].addresses.host
-    replica = next((node.addresses.host for node in status.nodes if node.role == "replica"), None)
+    replica = _replica_with("key", status)
     lines = [
         ("python", f'redis.cluster.RedisCluster(host="{first.host}", port={first.port})'),
         ("shell", f"valkey-cli -c -h {first.host} -p {first.port}"),
@@ -138,6 +138,13 @@ def created_text(status: Status, *, program: str, state_root: str | None) -> Ite
             ("delete", f"{program} delete --name {status.name}{root}"),
         ]
     yield from columns([("", ""), *lines])[1:]
+
+
+def _replica_with(key: str, status: Status) -> Address | None:
+    """A replica that serves reads of a key; the others would only name its primary (MOVED)."""
+    slot = key_slot(key)
+    owner = next((n.name for n in status.nodes if any(first <= slot <= last for first, last in n.slots)), None)
+    return next((n.addresses.host for n in status.nodes if owner and n.primary == owner), None)
 
 
 def environment_text(name: str, nodes: Sequence[Addressed]) -> Iterable[str]:

@@ -100,6 +100,14 @@ def test_the_lines_to_copy_work(created: subprocess.CompletedProcess[str], clust
     assert "4 of 4 nodes answered" in shell(f"cd '{root}' && {lines['status']}", cluster)
 
 
+def test_the_replica_to_read_from_has_the_key(command: Command, valkey_cli: str) -> None:
+    # The first replica of five nodes is of the other primary, and would answer MOVED.
+    text = command.ok("--nodes", 5, "--replicas", 1, "--base-port", "auto")
+    line = next(line for line in text.splitlines() if line.startswith("replica "))
+    said = shell(line.removeprefix("replica "), command, str(Path(valkey_cli).parent))
+    assert said.split() == ["OK"], "no key, and no redirection"
+
+
 def test_the_line_to_delete_works(command: Command) -> None:
     text = command.ok("--nodes", 1, "--replicas", 0, "--base-port", "auto", "--name", "one")
     line = next(line for line in text.splitlines() if line.startswith("delete "))
