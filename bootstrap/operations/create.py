@@ -249,6 +249,8 @@ async def _await_answers(
             nodes={name: await _excerpt(runtime, plan.name, name) or text for name, text in late.items()},
             hint="allow more time with --timeout",
         )
+    # What answered may be a stranger that took the port first; then ours has died of it.
+    await _check_alive(plan, {node.name for node in nodes}, runtime)
 
 
 async def _answers(clients: Clients, name: str) -> bool:
