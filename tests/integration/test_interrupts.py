@@ -39,7 +39,7 @@ def create_until(command: Command, count: int, signum: int) -> tuple[int, list[s
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
 def test_a_signal_after_any_event(command: Command, signum: signal.Signals) -> None:
-    # Event counts vary a little with the polls; every third one from a whole run covers each part of the way.
+    # Event counts vary a little with the polls; every second one of a whole run covers each part of the way.
     total = events_of(command)
     for count in range(1, total, 2):
         code, lines = create_until(command, count, signum)
