@@ -12,6 +12,8 @@ from bootstrap.cli.shared import access, choose_progress, print_lines, run_work,
 from bootstrap.errors import UsageError
 
 if TYPE_CHECKING:
+    from bootstrap.operations.create import Created
+    from bootstrap.planning.plan import Plan
     from bootstrap.planning.spec import ClusterSpec
 
 
@@ -31,32 +33,40 @@ def create(dry_run: bool, survey: bool, retain: bool, timeout: float, **flags: A
     if dry_run:
         _dry_run(spec, look, survey=survey)
         return
-    from bootstrap.operations.create import Created, CreateOptions
+    from bootstrap.operations.create import CreateOptions
     from bootstrap.operations.create import create as run_create
-    from bootstrap.operations.status import read_status
 
-    async def work() -> tuple[Created, Any]:
-        made = await run_create(spec, access(), observer=observer, options=CreateOptions(timeout, retain))
-        return made, await read_status(made.deployment)
+    async def work() -> Created:
+        return await run_create(spec, access(), observer=observer, options=CreateOptions(timeout, retain))
 
     observer = choose_progress(look)
     hint = f"remove it with `valkey-bootstrap delete --name {spec.name}`"
-    made, status = run_work(work, observer, style.in_this_program(hint, flags.get("state_root")))
-    _show_created(made, status, look, flags.get("state_root"))
+    made = run_work(work, observer, style.in_this_program(hint, flags.get("state_root")))
+    _show_created(made, look, flags.get("state_root"))
 
 
 def _dry_run(spec: ClusterSpec, look: Look, *, survey: bool) -> None:
+    if survey:
+        _show_plan(_surveyed_plan(spec, look), look)
+        return
     from bootstrap.planning.plan import build_plan
     from bootstrap.planning.site import Site
 
-    site, kept = Site.assumed(), None
-    if survey:
-        site, kept = _surveyed(spec, look)
-    plan = build_plan(spec, site, kept_base=kept)
-    _show_plan(plan, look)
+    _show_plan(build_plan(spec, Site.assumed()), look)
 
 
-def _show_plan(plan: Any, look: Look) -> None:
+def _surveyed_plan(spec: ClusterSpec, look: Look) -> Plan:
+    from bootstrap.operations.create import plan_here
+    from bootstrap.runtimes import runtime_for
+
+    async def work() -> Plan:
+        plan, _ = await plan_here(spec, runtime_for(spec.runtime, state_root=spec.state_root, server=spec.server))
+        return plan
+
+    return run_work(work, choose_progress(look))
+
+
+def _show_plan(plan: Plan, look: Look) -> None:
     commands = []
     if look.verbose:
         from bootstrap.cli.commands import all_commands
@@ -73,23 +83,11 @@ def _show_plan(plan: Any, look: Look) -> None:
         print_lines(render.plan_text(plan, style.stdout(look.color), lines))
 
 
-def _surveyed(spec: ClusterSpec, look: Look) -> tuple[Any, int | None]:
-    from bootstrap.operations.create import refuse_differences
-    from bootstrap.runtimes import runtime_for
-
-    async def work() -> tuple[Any, int | None]:
-        runtime = runtime_for(spec.runtime, state_root=spec.state_root, server=spec.server)
-        record = next(iter(await runtime.inventory(spec.name)), None)
-        if record is not None:
-            refuse_differences(spec, record)
-        return await runtime.survey(record), record.base_port if record else None
-
-    found: tuple[Any, int | None] = run_work(work, choose_progress(look))
-    return found
-
-
-def _show_created(made: Any, status: Any, look: Look, state_root: str | None) -> None:
+def _show_created(made: Created, look: Look, state_root: str | None) -> None:
+    from bootstrap.operations.status import make_status
     from bootstrap.planning.text import plural
+
+    status = make_status(made.deployment, made.views)
 
     nodes = made.deployment.nodes
     state = "ready" if made.changed else "healthy, nothing was changed"
@@ -131,10 +129,8 @@ def form(
     apart from their primaries; without it each address counts as a machine.
     """
     look = take_look(flags)
-    from bootstrap.operations.create import Created
     from bootstrap.operations.form import form as run_form
     from bootstrap.operations.form import parse_targets, plan_form
-    from bootstrap.operations.status import read_status
 
     targets = parse_targets(servers)
     if dry_run:
@@ -142,9 +138,7 @@ def form(
         return
     observer = choose_progress(look)
 
-    async def work() -> tuple[Created, Any]:
-        made = await run_form(targets, replicas, access(password_file), observer=observer, timeout=timeout)
-        return made, await read_status(made.deployment)
+    async def work() -> Created:
+        return await run_form(targets, replicas, access(password_file), observer=observer, timeout=timeout)
 
-    made, status = run_work(work, observer, "run the same command again to carry on")
-    _show_created(made, status, look, None)
+    _show_created(run_work(work, observer, "run the same command again to carry on"), look, None)

@@ -101,9 +101,8 @@ async def fast_window(window: Window, clients: Clients, reporter: Reporter) -> A
         await _open(window, clients, reporter)
         yield
     except BaseException:
-        with anyio.move_on_after(RESTORE_SECONDS, shield=True):
-            for node, fault in (await _restore(window, clients, reporter)).items():
-                reporter.warn(f"{node} keeps formation settings: {fault}")
+        for node, fault in (await _restore_in_time(window, clients, reporter)).items():
+            reporter.warn(f"{node} keeps formation settings: {fault}")
         raise
     await restore(window, clients, reporter)
 
@@ -114,10 +113,7 @@ async def restore(window: Window, clients: Clients, reporter: Reporter) -> None:
     Raises:
         NodeFailed: the nodes that do not have their configured values.
     """
-    faults = dict.fromkeys(clients.names, f"no answer within {RESTORE_SECONDS:g} s")
-    with anyio.move_on_after(RESTORE_SECONDS, shield=True):
-        faults = await _restore(window, clients, reporter)
-    if faults:
+    if faults := await _restore_in_time(window, clients, reporter):
         raise NodeFailed(
             f"formation settings were not restored on {listing(list(faults))}",
             code="settings-not-restored",
@@ -136,6 +132,12 @@ async def _open(window: Window, clients: Clients, reporter: Reporter) -> None:
         if found
     }
     await clients.run_checked({name: list_ for name, list_ in commands.items() if list_})
+
+
+async def _restore_in_time(window: Window, clients: Clients, reporter: Reporter) -> dict[str, str]:
+    with anyio.move_on_after(RESTORE_SECONDS, shield=True):
+        return await _restore(window, clients, reporter)
+    return dict.fromkeys(clients.names, f"no answer within {RESTORE_SECONDS:g} s")
 
 
 async def _restore(window: Window, clients: Clients, reporter: Reporter) -> dict[str, str]:

@@ -18,6 +18,7 @@ from bootstrap.formation.base import ServerError, Unreachable
 from bootstrap.formation.clients import Clients
 from bootstrap.formation.window import own_window
 from bootstrap.judging.causes import cause_in_log
+from bootstrap.judging.views import Views
 from bootstrap.operations.deployment import Access, Deployment, deployment_of
 from bootstrap.operations.formed import Deadline, Formation, form_and_prove
 from bootstrap.planning.plan import CONFIG_FILE, Plan, PlannedNode, bind, build_plan, render_config
@@ -54,10 +55,14 @@ class CreateOptions:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """The outcome: the cluster, its plan, whether this call made it or changed something, and the seconds it took."""
+    """The outcome: the cluster, its plan, whether this call made it or changed something, and the seconds it took.
+
+    ``views`` is the last look of the proof: what every node said when the cluster was called ready.
+    """
 
     deployment: Deployment
     plan: Plan
+    views: Views
     made: bool
     changed: bool
     seconds: float
@@ -125,22 +130,18 @@ class _Creation:
 
     async def _try(self) -> Created:
         spec, runtime, reporter = self.spec, self.runtime, self.reporter
-        record = await self._record()
-        if record is not None:
-            refuse_differences(spec, record)
-        site = await runtime.survey(record)
-        plan = build_plan(spec, site, kept_base=record.base_port if record else None)
+        plan, record = await plan_here(spec, runtime)
         announce_plan(plan, reporter, exists=record is not None)
         async with _rollback(runtime, spec.name, reporter, made=record is None, retain=self.retain):
             plan = bind(plan, await runtime.prepare(plan))
             made = await self._record()
             assert made is not None, "prepare records the cluster"
             deployment = deployment_of(made, runtime, self.access)
-            changed = await self._start_and_form(plan, made, deployment)
+            views, changed = await self._start_and_form(plan, made, deployment)
         reporter.emit("cluster.ready", seconds=round(reporter.elapsed, 3), created=record is None)
-        return Created(deployment, plan, record is None, changed, reporter.elapsed)
+        return Created(deployment, plan, views, record is None, changed, reporter.elapsed)
 
-    async def _start_and_form(self, plan: Plan, record: Record, deployment: Deployment) -> bool:
+    async def _start_and_form(self, plan: Plan, record: Record, deployment: Deployment) -> tuple[Views, bool]:
         async with deployment.clients() as clients:
             started = await start_nodes(plan, record, self.runtime, clients, self.reporter, self.deadline)
             formation = Formation(
@@ -152,8 +153,22 @@ class _Creation:
                 self.runtime.vantages(record),
                 ours=True,
             )
-            formed = await form_and_prove(formation, own_window(plan.nodes))
-        return formed or started > 0
+            views, formed = await form_and_prove(formation, own_window(plan.nodes))
+        return views, formed or started > 0
+
+
+async def plan_here(spec: ClusterSpec, runtime: Runtime) -> tuple[Plan, Record | None]:
+    """The plan for what the runtime finds, and the record of the cluster if it exists; nothing is changed.
+
+    Raises:
+        Conflict: it exists for another specification, or no block of ports can be taken.
+        RuntimeUnavailable: servers cannot be started here.
+    """
+    record = next(iter(await runtime.inventory(spec.name)), None)
+    if record is not None:
+        refuse_differences(spec, record)
+    site = await runtime.survey(record)
+    return build_plan(spec, site, kept_base=record.base_port if record else None), record
 
 
 def refuse_differences(spec: ClusterSpec, record: Record) -> None:
@@ -311,8 +326,12 @@ async def _rollback(
                 message=f'kept what was made of "{name}"; remove it: `valkey-bootstrap delete --name {name}`',
             )
         elif made:
-            with anyio.move_on_after(ROLLBACK_SECONDS, shield=True):
+            with anyio.move_on_after(ROLLBACK_SECONDS, shield=True) as scope:
                 await _undo(runtime, name, reporter, error)
+            if scope.cancelled_caught:
+                reporter.warn(
+                    f'"{name}" was not removed within {ROLLBACK_SECONDS:g} s: `valkey-bootstrap delete --name {name}`'
+                )
         raise
 
 
@@ -321,7 +340,11 @@ async def _undo(runtime: Runtime, name: str, reporter: Reporter, error: BaseExce
     reporter.emit("rollback.started", reason=reason)
     logs = ""
     if isinstance(error, BootstrapError) and not isinstance(error, PortTaken):
-        logs = await save_logs(runtime, name, told=error.nodes)
+        try:
+            logs = await save_logs(runtime, name, told=error.nodes)
+        except OSError as unsaved:
+            # A full disk may be what failed in the first place, and the removal is what frees it.
+            reporter.warn(f"the logs could not be kept: {unsaved}")
     left = await runtime.remove(name)
     reporter.emit("rollback.finished", left=tuple(left), logs=logs)
 

@@ -112,10 +112,10 @@ async def form(
         for assumption in _machines(targets):
             reporter.emit("note.made", message=assumption)
         formation = Formation(plan, clients, access.connect, reporter, deadline, vantages=(LocalVantage(),), ours=False)
-        formed = await form_and_prove(formation, await foreign_window(clients))
+        views, formed = await form_and_prove(formation, await foreign_window(clients))
     reporter.emit("cluster.ready", seconds=round(reporter.elapsed, 3), created=formed)
     nodes = tuple(Node(n.name, n.index, n.host, n.zone, n.addresses) for n in plan.nodes)
-    return Created(Deployment(reporter.cluster, None, access, nodes), plan, formed, formed, reporter.elapsed)
+    return Created(Deployment(reporter.cluster, None, access, nodes), plan, views, formed, formed, reporter.elapsed)
 
 
 async def _survey(

@@ -63,8 +63,8 @@ class Formation:
     ours: bool
 
 
-async def form_and_prove(formation: Formation, window: Window) -> bool:
-    """Form what is missing, prove the whole, leave every setting as configured; whether anything had to be formed.
+async def form_and_prove(formation: Formation, window: Window) -> tuple[Views, bool]:
+    """Form what is missing, prove the whole, leave every setting as configured; the last look, and whether it formed.
 
     A cluster that already conforms is only verified: no window, no write.
 
@@ -81,16 +81,15 @@ async def form_and_prove(formation: Formation, window: Window) -> bool:
         if _complete(plan, views):
             # Whatever an interrupted run left opened is closed; a healthy cluster is otherwise only looked at.
             await restore(window, clients, reporter)
-            await prove(plan, clients, formation.connect, reporter, exact=False, write=False)
-            return False
+            return await prove(plan, clients, formation.connect, reporter, exact=False, write=False), False
         nodes = seen(views)
         # Straight after formation every node must be what the plan made of it; where there already was something,
         # roles may rightly have moved. A cluster that holds keys is in use: the proof does not write to it.
         exact = all(view.blank for view in nodes.values())
         write = not any(view.keys for view in nodes.values())
         async with fast_window(window, clients, reporter):
-            await prove(plan, clients, formation.connect, reporter, exact=exact, write=write)
-        return True
+            views = await prove(plan, clients, formation.connect, reporter, exact=exact, write=write)
+        return views, True
 
 
 def _complete(plan: Plan, views: Views) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -10,7 +11,7 @@ from bootstrap.errors import NotConverged
 from bootstrap.events import Reporter
 from bootstrap.formation.base import Unreachable
 from bootstrap.formation.reconcile import poll_seconds
-from bootstrap.judging.agreement import Agreement, agree, summarize
+from bootstrap.judging.agreement import agree, summarize
 from bootstrap.judging.views import Views
 from bootstrap.operations.deployment import Deployment
 from bootstrap.operations.status import Status, make_status
@@ -33,47 +34,42 @@ async def wait_healthy(
     Raises:
         NotConverged: the deadline passed, with what each node lacks.
     """
-    state = _State(nodes)
+    last = _Look(reason="no node answered")
     with anyio.move_on_after(timeout):
         with reporter.phase("wait", "Waiting for the cluster", "Every node agrees", total=nodes or 0) as phase:
             while True:
-                deployment, views, reason = await _look(find, state)
-                if deployment is not None and not reason:
-                    return make_status(deployment, views)
-                phase.progress(state.ready, reason)
+                last = await _look(find, nodes)
+                if last.deployment is not None and not last.reason:
+                    return make_status(last.deployment, last.views)
+                lacking = {doubt.node for doubt in agree(last.views).doubts if doubt.node}
+                phase.progress(len(last.views) - len(lacking), last.reason)
                 await anyio.sleep(min(SLOWEST_POLL, 2 * poll_seconds(nodes or 6)))
     raise NotConverged(
-        f"not healthy after {timeout:g} s: {state.reason or 'no node answered'}",
-        nodes=state.agreement.by_node() if state.agreement else {},
+        f"not healthy after {timeout:g} s: {last.reason}",
+        nodes=agree(last.views).by_node(),
         hint="allow more time with --timeout",
     )
 
 
-class _State:
-    """What the last look showed, kept for the error."""
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One look at a cluster that may be in the making; ``reason`` is what is missing, "" for nothing."""
 
-    def __init__(self, nodes: int | None) -> None:
-        self.nodes = nodes
-        self.agreement: Agreement | None = None
-        self.reason = ""
-        self.ready = 0
+    reason: str
+    deployment: Deployment | None = None
+    views: Views = field(default_factory=dict)
 
 
-async def _look(find: Callable[[], Awaitable[Deployment]], state: _State) -> tuple[Deployment | None, Views, str]:
+async def _look(find: Callable[[], Awaitable[Deployment]], nodes: int | None) -> _Look:
     try:
         deployment = await find()
     except Unreachable as error:
         if error.code == "login-failed":
             raise
-        state.reason = error.message
-        return None, {}, state.reason
+        return _Look(error.message)
     async with deployment.clients() as clients:
         views = await clients.look()
-    agreement = agree(views)
     found = len(deployment.nodes)
-    state.agreement = agreement
-    state.ready = found - len({doubt.node for doubt in agreement.doubts if doubt.node})
-    state.reason = summarize(agreement, found)
-    if state.nodes is not None and found != state.nodes:
-        state.reason = f"{plural(found, 'node')} of {state.nodes} found" + (f"; {state.reason}" if state.reason else "")
-    return deployment, views, state.reason
+    missing = "" if nodes in (None, found) else f"{plural(found, 'node')} of {nodes} found"
+    reasons = filter(None, (missing, summarize(agree(views), found)))
+    return _Look("; ".join(reasons), deployment, views)

@@ -237,6 +237,18 @@ async def test_a_server_that_dies_is_told_with_its_log_and_all_is_removed(lab: L
     assert (Path(finished["logs"]) / "valkey4.log").read_text() == DEATH
 
 
+async def test_logs_that_cannot_be_kept_do_not_stop_the_removal(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
+    lab.runtime.deaths["valkey4"] = DEATH
+    with pytest.raises(NodeFailed, match="valkey4 did not stay up"):
+        await lab.create()
+    assert not await lab.names()
+    assert not list(lab.servers)
+    assert "the logs could not be kept" in lab.fields("warning.raised")[-1]["message"]
+
+
 async def test_retain_keeps_what_was_made_and_the_next_run_carries_on(lab: Lab) -> None:
     lab.runtime.deaths["valkey4"] = DEATH
     with pytest.raises(NodeFailed):
