@@ -65,9 +65,10 @@ async def together(tasks: Iterable[Callable[[], Coroutine[Any, Any, object]]]) -
                 group.start_soon(task)
     except BaseExceptionGroup as failed:
         # Exception groups never leave this package: a caller catches BootstrapError or a cancellation.
-        raise _first(failed) from None
+        raise first_of(failed) from None
 
 
-def _first(failed: BaseExceptionGroup) -> BaseException:
+def first_of(failed: BaseExceptionGroup) -> BaseException:
+    """The first exception of a group, however deep."""
     first = failed.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first

@@ -96,7 +96,13 @@ class Conflict(BootstrapError):
     default_code = "conflict"
 
 
-class PortTaken(Conflict):
+class Taken(Conflict):
+    """Something that a plan chose was taken before it could be: planning anew may choose better."""
+
+    default_code = "taken"
+
+
+class PortTaken(Taken):
     """A port of the block is held by somebody else; ``ports`` maps each to its holder."""
 
     default_code = "port-taken"

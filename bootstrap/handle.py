@@ -16,14 +16,15 @@ import anyio
 from bootstrap.errors import UsageError
 from bootstrap.events import Observer, Reporter
 from bootstrap.formation.base import Credentials
+from bootstrap.operations.choosing import only, refuse_unasked
 from bootstrap.operations.create import Created, CreateOptions
 from bootstrap.operations.deployment import Access, Deployment, Node, deployment_of, resolve_node
 from bootstrap.planning.addressing import Address, Audience
 from bootstrap.planning.plan import Plan, build_plan
 from bootstrap.planning.site import Site
-from bootstrap.planning.spec import ClusterSpec, SpecFields
+from bootstrap.planning.spec import ClusterSpec, RuntimeKind, SpecFields
 from bootstrap.planning.text import listing
-from bootstrap.runtimes import runtime_for
+from bootstrap.runtimes import Found, everywhere
 
 if TYPE_CHECKING:
     from redis.asyncio.cluster import RedisCluster
@@ -134,7 +135,8 @@ def plan(spec: ClusterSpec | None = None, /, *, site: Site | None = None, **fiel
     Raises:
         SpecError: with every problem.
     """
-    return build_plan(replace(spec or ClusterSpec(), **fields), site or Site.assumed())
+    asked = replace(spec or ClusterSpec(), **fields)
+    return build_plan(asked, site or Site.assumed(asked))
 
 
 @asynccontextmanager
@@ -229,7 +231,11 @@ async def form(
 
 
 async def attach(
-    *where: str, password: str | None = None, username: str | None = None, state_root: str | None = None
+    *where: str,
+    password: str | None = None,
+    username: str | None = None,
+    runtime: RuntimeKind = "auto",
+    state_root: str | None = None,
 ) -> Cluster:
     """A handle for a running cluster.
 
@@ -237,11 +243,13 @@ async def attach(
         where: the name of a cluster of ours, or addresses (``host:port``) of nodes of any cluster.
         password: the servers' password, if they ask for one.
         username: the user that it is for; None for the default user.
-        state_root: where clusters of ours are kept.
+        runtime: where to look for clusters of ours; ``auto`` looks everywhere.
+        state_root: where clusters of local processes are kept.
 
     Raises:
         UsageError: no such cluster.
         NodeFailed: none of the addresses could be asked.
+        RuntimeUnavailable: the runtime that was asked for cannot be used.
     """
     from bootstrap.operations.discover import discover
     from bootstrap.operations.form import parse_targets
@@ -251,24 +259,32 @@ async def attach(
         return Cluster(await discover([target.address for target in parse_targets(where)], access))
     if len(where) > 1:
         raise UsageError("attach to one name, or to addresses", code="bad-address")
-    return Cluster(await find_deployment(where[0] if where else None, access, state_root=state_root))
+    found = await find(where[0] if where else None, runtime, state_root=state_root)
+    return Cluster(deployment_of(found.record, found.runtime, access))
 
 
-async def clusters(*, state_root: str | None = None) -> Sequence[Record]:
-    """The clusters of ours, running and stopped."""
-    return await runtime_for("auto", state_root=state_root).inventory()
+async def clusters(*, runtime: RuntimeKind = "auto", state_root: str | None = None) -> Sequence[Record]:
+    """The clusters of ours, running and stopped, by name.
+
+    Args:
+        runtime: where to look; ``auto`` looks everywhere, and an engine that cannot be asked has none then.
+        state_root: where clusters of local processes are kept.
+    """
+    return [each.record for each in (await everywhere(runtime, state_root=state_root)).found]
 
 
-async def delete(name: str, *, state_root: str | None = None) -> bool:
+async def delete(name: str, *, runtime: RuntimeKind = "auto", state_root: str | None = None) -> bool:
     """Remove a cluster of ours, whole or half made; whether there was one.
 
     Raises:
         Conflict: another command is at work on it.
         NodeFailed: something is left.
+        UsageError: containers and local processes have clusters of that name, and `runtime` names neither.
+        RuntimeUnavailable: the engine that may have it cannot be asked.
     """
-    from bootstrap.operations.delete import delete as remove
+    from bootstrap.operations.delete import delete_named
 
-    return await remove(runtime_for("auto", state_root=state_root), name)
+    return await delete_named(name, await everywhere(runtime, state_root=state_root, name=name))
 
 
 def embedded_spec(spec: ClusterSpec | None, fields: SpecFields | Mapping[str, Any]) -> ClusterSpec:
@@ -287,37 +303,23 @@ def access_with(password: str | None = None, username: str | None = None) -> Acc
     return Access(connector(login), login)
 
 
-async def find_deployment(name: str | None, access: Access, *, state_root: str | None = None) -> Deployment:
-    """The deployment of a cluster of ours by name, or of the only one.
+async def find(name: str | None, runtime: str = "auto", *, state_root: str | None = None) -> Found:
+    """A cluster of ours by name, or the only one.
 
     Raises:
         UsageError: there is none of that name, or several and no name was given.
+        RuntimeUnavailable: there is none, and an engine that may have it cannot be asked.
     """
-    runtime = runtime_for("auto", state_root=state_root)
-    record = await find_record(runtime, name)
-    return deployment_of(record, runtime, access)
-
-
-async def find_record(runtime: Any, name: str | None) -> Record:
-    """The record of a cluster of ours by name, or of the only one; raises `UsageError` otherwise."""
-    records: Sequence[Record] = await runtime.inventory(name)
-    if len(records) == 1:
-        return records[0]
-    if name is not None:
-        names = [record.name for record in await runtime.inventory()]
-        hint = f"there are: {listing(names)}" if names else "create one: `valkey-bootstrap --nodes 6 --replicas 1`"
-        raise UsageError(f'there is no cluster "{name}"', code="no-such-cluster", hint=hint)
-    if not records:
-        raise UsageError(
-            "there is no cluster",
-            code="no-such-cluster",
-            hint="create one: `valkey-bootstrap --nodes 6 --replicas 1`",
-        )
-    names = [record.name for record in records]
+    inventory = await everywhere(runtime, state_root=state_root, name=name)
+    if inventory.found:
+        return only(inventory.found, name)
+    refuse_unasked(inventory.unasked)
+    hint = "create one: `valkey-bootstrap --nodes 6 --replicas 1`"
+    if name is None:
+        raise UsageError("there is no cluster", code="no-such-cluster", hint=hint)
+    names = [each.record.name for each in (await everywhere(runtime, state_root=state_root)).found]
     raise UsageError(
-        f"there are {len(names)} clusters: {listing(names)}",
-        code="which-cluster",
-        hint="choose one with --name",
+        f'there is no cluster "{name}"', code="no-such-cluster", hint=f"there are: {listing(names)}" if names else hint
     )
 
 

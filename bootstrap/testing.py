@@ -35,6 +35,7 @@ import anyio
 import anyio.lowlevel
 
 from bootstrap.errors import Conflict, NodeFailed, RuntimeUnavailable
+from bootstrap.events import Reporter
 from bootstrap.formation.base import (
     LOOK,
     Command,
@@ -57,7 +58,7 @@ from bootstrap.planning.site import Host, ServerInfo, Site, Version
 from bootstrap.planning.slots import count, format_ranges, key_slot
 from bootstrap.planning.spec import BUS_OFFSET
 from bootstrap.runtimes.base import Action, Record, Vantage
-from bootstrap.runtimes.records import dump_record, load_record
+from bootstrap.runtimes.records import dump_record, load_record, reserved_ports
 
 FAKE_SERVER = ServerInfo("valkey", (9, 1, 2), "fake-valkey-server", "fake")
 
@@ -455,7 +456,15 @@ class FakeRuntime:
         self._kept: dict[str, _Kept] = {}
         self._claimed: set[str] = set()
 
-    async def survey(self, record: Record | None = None) -> Site:  # noqa: ARG002 - there is one server only
+    async def fetch(self, record: Record | None, reporter: Reporter) -> None:
+        """See `Runtime.fetch`: nothing is missing."""
+
+    async def survey(
+        self,
+        record: Record | None = None,  # noqa: ARG002 - there is one server only
+        *,
+        names: Collection[str] = (),  # noqa: ARG002 - nor are there names
+    ) -> Site:
         """See `Runtime.survey`."""
         await anyio.lowlevel.checkpoint()
         site = Site(
@@ -585,12 +594,7 @@ class FakeRuntime:
         return {**data, **bus, **self.taken_ports}
 
     def _reserved(self) -> dict[int, str]:
-        records = [self._record(name) for name in self._kept]
-        return {
-            port: f'the cluster "{record.name}"'
-            for record in records
-            for port in block_ports(record.base_port, len(record.nodes))
-        }
+        return reserved_ports([self._record(name) for name in self._kept])
 
     @asynccontextmanager
     async def _claim(self, name: str) -> AsyncIterator[None]:

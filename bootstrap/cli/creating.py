@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,16 +53,17 @@ def _dry_run(spec: ClusterSpec, look: Look, *, survey: bool) -> None:
     from bootstrap.planning.plan import build_plan
     from bootstrap.planning.site import Site
 
-    _show_plan(build_plan(spec, Site.assumed()), look)
+    _show_plan(build_plan(spec, Site.assumed(spec)), look)
 
 
 def _surveyed_plan(spec: ClusterSpec, look: Look) -> Plan:
     from bootstrap.operations.create import plan_here
-    from bootstrap.runtimes import runtime_for
+    from bootstrap.runtimes import choose_runtime
 
     async def work() -> Plan:
-        plan, _ = await plan_here(spec, runtime_for(spec.runtime, state_root=spec.state_root, server=spec.server))
-        return plan
+        choice = await choose_runtime(spec)
+        plan, _ = await plan_here(spec, choice.runtime)
+        return replace(plan, notes=(*filter(None, (choice.reason,)), *plan.notes))
 
     return run_work(work, choose_progress(look))
 

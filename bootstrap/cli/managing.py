@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from bootstrap.cli import options, render, running, style
-from bootstrap.cli.shared import Exit, Which, choose_progress, print_lines, run_work, take_look
+from bootstrap.cli.shared import (
+    Exit,
+    choose_progress,
+    from_environment,
+    print_lines,
+    run_work,
+    take_look,
+    take_which,
+)
 from bootstrap.errors import UsageError
 
 
@@ -17,22 +24,14 @@ from bootstrap.errors import UsageError
 @options.name_option
 @click.option("--exit-code", is_flag=True, help="Exit 7 when it is not healthy.")
 @options.login_options
-@options.state_root_option
+@options.where_options
 @options.look_options("text", "json")
-def status(
-    servers: tuple[str, ...],
-    name: str | None,
-    exit_code: bool,
-    password_file: Path | None,
-    state_root: str | None,
-    **flags: Any,
-) -> None:
+def status(exit_code: bool, **flags: Any) -> None:
     """Ask every node of a cluster; nothing is changed.
 
     The cluster is one of ours by --name, or any by the addresses of some of its nodes.
     """
-    look = take_look(flags)
-    which = Which(_name(name, servers), state_root, servers, password_file)
+    look, which = take_look(flags), take_which(flags)
     from bootstrap.operations.status import Status, read_status
 
     async def work() -> Status:
@@ -50,14 +49,18 @@ def status(
 
 
 @click.command("list", short_help="List the clusters.")
-@options.state_root_option
+@options.where_options
 @options.look_options("text", "json")
-def list_clusters(state_root: str | None, **flags: Any) -> None:
+def list_clusters(runtime: str, state_root: str | None, **flags: Any) -> None:
     """List the clusters, running and stopped."""
     look = take_look(flags)
-    from bootstrap.handle import clusters
+    from bootstrap.runtimes import everywhere
 
-    records = run_work(lambda: clusters(state_root=state_root), choose_progress(look))
+    told = style.stderr(look.color)
+    inventory = run_work(lambda: everywhere(runtime, state_root=state_root), choose_progress(look))
+    records = [each.record for each in inventory.found]
+    for error in inventory.unasked:
+        told.write(f"{told.paint('warning:', fg='yellow')} {error.message}: clusters in containers are not listed")
     if look.output == "json":
         print_lines(
             [render.as_json({"format_version": 1, "clusters": [render.record_dict(record) for record in records]})]
@@ -67,7 +70,7 @@ def list_clusters(state_root: str | None, **flags: Any) -> None:
     elif records:
         print_lines(render.records_text(records))
     else:
-        style.stderr(look.color).write("There is no cluster")
+        told.write("There is no cluster")
 
 
 @click.command(short_help="Wait until a cluster is healthy.")
@@ -76,30 +79,21 @@ def list_clusters(state_root: str | None, **flags: Any) -> None:
 @click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="How many nodes it must have.")
 @options.login_options
 @options.timeout_option
-@options.state_root_option
+@options.where_options
 @options.look_options("text", "json")
-def wait(
-    servers: tuple[str, ...],
-    name: str | None,
-    nodes: int | None,
-    password_file: Path | None,
-    timeout: float,
-    state_root: str | None,
-    **flags: Any,
-) -> None:
+def wait(nodes: int | None, timeout: float, **flags: Any) -> None:
     """Wait until every node agrees on one healthy cluster; nothing is changed.
 
     The cluster is one of ours by --name, or any by the addresses of some of its nodes.
     """
-    look = take_look(flags)
-    which = Which(_name(name, servers), state_root, servers, password_file)
+    look, which = take_look(flags), take_which(flags)
     observer = choose_progress(look)
     from bootstrap.events import Reporter
     from bootstrap.operations.status import Status
     from bootstrap.operations.wait import wait_healthy
 
     async def work() -> Status:
-        reporter = Reporter(name or ",".join(servers), observer)
+        reporter = Reporter(which.name or ",".join(which.servers), observer)
         return await wait_healthy(which.find, reporter, nodes=nodes, timeout=timeout)
 
     found = run_work(work, observer)
@@ -123,23 +117,15 @@ def wait(
     metavar="DIR",
     help="Write every node's log to a folder.",
 )
-@options.state_root_option
+@options.where_options
 @options.look_options("text")
-def logs(
-    node: str | None,
-    name: str | None,
-    follow: bool,
-    tail: int | None,
-    export: str | None,
-    state_root: str | None,
-    **flags: Any,
-) -> None:
+def logs(node: str | None, follow: bool, tail: int | None, export: str | None, **flags: Any) -> None:
     """Print the log of a node, or of all nodes with their names in front."""
-    look = take_look(flags)
+    look, which = take_look(flags), take_which(flags)
     from bootstrap.cli.logs import show_logs
 
     async def work() -> None:
-        await show_logs(await Which(name, state_root).find(), node, follow=follow, tail=tail, export=export)
+        await show_logs(await which.find(), node, follow=follow, tail=tail, export=export)
 
     try:
         run_work(work, choose_progress(look))
@@ -153,24 +139,28 @@ def logs(
 @options.name_option
 @click.option("--all", "all_", is_flag=True, help="Every cluster.")
 @click.option("--orphans", is_flag=True, help="Clusters whose owner, a program that embeds this one, is gone.")
-@options.state_root_option
+@options.where_options
 @options.look_options("text", "json")
-def delete(name: str | None, all_: bool, orphans: bool, state_root: str | None, **flags: Any) -> None:
+def delete(name: str | None, all_: bool, orphans: bool, runtime: str, state_root: str | None, **flags: Any) -> None:
     """Remove a cluster: its servers, their data and their logs. It does not ask."""
     look = take_look(flags)
-    if sum((name is not None and not _from_environment("name"), all_, orphans)) > 1:
+    if sum((name is not None and not from_environment("name"), all_, orphans)) > 1:
         raise UsageError("--name, --all and --orphans exclude each other", hint="give one of them")
-    from bootstrap.handle import find_record
+    from bootstrap.handle import find
+    from bootstrap.operations.choosing import refuse_unasked
     from bootstrap.operations.delete import delete as remove
-    from bootstrap.runtimes import runtime_for
+    from bootstrap.operations.delete import delete_named
+    from bootstrap.runtimes import everywhere
 
     async def work() -> list[str]:
-        runtime = runtime_for("auto", state_root=state_root)
-        if all_ or orphans:
-            names = [record.name for record in await runtime.inventory() if all_ or record.orphan]
-        else:
-            names = [name or (await find_record(runtime, None)).name]
-        return [each for each in names if await remove(runtime, each)]
+        if not (all_ or orphans):
+            named = name or (await find(None, runtime, state_root=state_root)).record.name
+            inventory = await everywhere(runtime, state_root=state_root, name=named)
+            return [named] if await delete_named(named, inventory) else []
+        inventory = await everywhere(runtime, state_root=state_root)
+        refuse_unasked(inventory.unasked)
+        chosen = [each for each in inventory.found if all_ or each.record.orphan]
+        return [each.record.name for each in chosen if await remove(each.runtime, each.record.name)]
 
     removed = run_work(work, choose_progress(look))
     told = style.stderr(look.color)
@@ -181,13 +171,3 @@ def delete(name: str | None, all_: bool, orphans: bool, state_root: str | None, 
             told.write(f'Deleted cluster "{each}"')
         if not removed:
             told.write(f'There is no cluster "{name}": nothing to delete' if name else "There is nothing to delete")
-
-
-def _name(name: str | None, servers: tuple[str, ...]) -> str | None:
-    """The name; one that only the environment has gives way to addresses."""
-    return None if servers and _from_environment("name") else name
-
-
-def _from_environment(parameter: str) -> bool:
-    source = click.get_current_context().get_parameter_source(parameter)
-    return source is click.core.ParameterSource.ENVIRONMENT

@@ -7,12 +7,12 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from bootstrap.errors import Problem, SpecError, UsageError
-from bootstrap.planning.spec import ClusterSpec, parse_spec
+from bootstrap.planning.spec import DEFAULT_IMAGE, ClusterSpec, RuntimeKind, parse_spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 PREFIX = "VALKEY_BOOTSTRAP"
@@ -27,6 +27,13 @@ SPEC_FLAGS: Mapping[str, str] = {
     "runtime": "--runtime",
     "base_port": "--base-port",
     "server": "--server",
+    "image": "--image",
+    "pull": "--pull",
+    "announce": "--announce",
+    "announce_host": "--announce-host",
+    "publish": "--no-publish",
+    "ephemeral": "--ephemeral",
+    "memory": "--memory",
     "zones": "--zones",
     "settings": "--set",
     "state_root": "--state-root",
@@ -82,6 +89,31 @@ def spec_options(function: F) -> F:
             "  [default: 6379 or the next free block]",
         ),
         _option("--zones", field="zones", metavar="A,B,C", help="Simulate availability zones, dealt out in turn."),
+        runtime_option,
+        _option(
+            "--image", field="image", metavar="IMAGE", help=f"What containers run.  [default: {DEFAULT_IMAGE}]"
+        ),
+        _option(
+            "--pull", field="pull", metavar="missing|always|never", help="When to pull the image.  [default: missing]"
+        ),
+        _option(
+            "--announce", field="announce", metavar="STRATEGY",
+            help="How containers announce themselves: fixed-address, gateway, host-name, client-address or same-port."
+            "  [default: what fits the engine]",
+        ),
+        _option(
+            "--announce-host", field="announce_host", metavar="NAME",
+            help="Announce this name, which leads to this machine, for every node (host-name).",
+        ),
+        click.option(
+            "--no-publish", "publish", flag_value=False, default=None, envvar=environment("publish"),
+            help="Publish no ports on 127.0.0.1: containers are reached by their own addresses.",
+        ),
+        click.option(
+            "--ephemeral", is_flag=True, default=None, envvar=environment("ephemeral"),
+            help="No volumes: the data is gone with the containers.",
+        ),
+        _option("--memory", field="memory", metavar="SIZE", help="Limit of each container, such as 256m."),
         _option("--server", field="server", metavar="PATH", help="The server binary.  [default: one that is found]"),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A server setting; repeatable."),
         _option(
@@ -89,7 +121,6 @@ def spec_options(function: F) -> F:
             help="Which primaries take the nodes that are left over.  [default: in order]",
         ),
         _option("--min-primaries", field="min_primaries", metavar="N", help="Refuse fewer primaries.  [default: 1]"),
-        _option("--runtime", field="runtime", metavar="auto|process", help="Where servers run.  [default: auto]"),
         state_root_option,
         click.option(
             "--config", type=click.Path(dir_okay=False, path_type=Path), envvar=f"{PREFIX}_CONFIG", metavar="FILE",
@@ -106,6 +137,27 @@ def state_root_option(function: F) -> F:
         metavar="DIR",
         help="Where clusters are kept.  [default: the user's state folder]",
     )(function)
+
+
+def runtime_option(function: F) -> F:
+    """``--runtime`` for a new cluster."""
+    return _option(
+        "--runtime",
+        field="runtime",
+        metavar="auto|docker|process",
+        help="Where servers run; auto takes an engine that answers, otherwise processes.  [default: auto]",
+    )(function)
+
+
+def where_options(function: F) -> F:
+    """Where clusters of ours are looked for."""
+    return apply(
+        click.option(
+            "--runtime", type=click.Choice(get_args(RuntimeKind)), default="auto", envvar=environment("runtime"),
+            help="Where to look for it; auto looks everywhere.",
+        ),
+        state_root_option,
+    )(function)  # fmt: skip
 
 
 def name_option(function: F) -> F:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
+
 from bootstrap.cli import options, running
 from bootstrap.cli.options import Look
 from bootstrap.errors import UsageError
@@ -39,6 +41,21 @@ def take_look(flags: dict[str, Any]) -> Look:
 
         configure(sys.stderr)
     return look
+
+
+def take_which(flags: dict[str, Any]) -> Which:
+    """Take out of a verb's flags what says which cluster it is for."""
+    servers = flags.pop("servers", ())
+    name = flags.pop("name")
+    # A name that only the environment has gives way to addresses.
+    name = None if servers and from_environment("name") else name
+    return Which(name, flags.pop("runtime"), flags.pop("state_root"), servers, flags.pop("password_file", None))
+
+
+def from_environment(parameter: str) -> bool:
+    """Whether a flag's value is the environment's."""
+    source = click.get_current_context().get_parameter_source(parameter)
+    return source is click.core.ParameterSource.ENVIRONMENT
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -79,6 +96,7 @@ class Which:
     """
 
     name: str | None
+    runtime: str
     state_root: str | None
     servers: tuple[str, ...] = ()
     password_file: Path | None = None
@@ -89,11 +107,13 @@ class Which:
 
     async def find(self) -> Deployment:
         """Its deployment, looked up anew at each call."""
-        from bootstrap.handle import find_deployment
+        from bootstrap.handle import find
+        from bootstrap.operations.deployment import deployment_of
         from bootstrap.operations.discover import discover
         from bootstrap.operations.form import parse_targets
 
         ways = access(self.password_file)
         if not self.servers:
-            return await find_deployment(self.name, ways, state_root=self.state_root)
+            found = await find(self.name, self.runtime, state_root=self.state_root)
+            return deployment_of(found.record, found.runtime, ways)
         return await discover([target.address for target in parse_targets(self.servers)], ways)

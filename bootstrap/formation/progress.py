@@ -33,7 +33,7 @@ def parts(plan: Plan) -> tuple[Part, ...]:
             "agree",
             "Waiting for every node to say ok",
             "Every node says ok",
-            ("state", "flag", "stranger", "open"),
+            ("state", "flag", "stranger", "open", "address"),
         ),
     )
     return tuple(part for part in found if plan.replicas or part.name != "replicas")

@@ -14,10 +14,15 @@ from bootstrap.formation.reconcile import everything, reconcile, writable
 from bootstrap.judging.agreement import Agreement, agree, summarize
 from bootstrap.judging.views import NodeView, Views, seen
 from bootstrap.planning.addressing import Address
+from bootstrap.planning.layout import Layout
 from bootstrap.planning.plan import Plan
 from bootstrap.planning.slots import SlotRange, covering_key
+from bootstrap.planning.text import plural
 
 PROOF_KEY = "valkey-bootstrap:proof"
+
+DIAL_MILLISECONDS = 1000
+"""How long a node may take to reach another one."""
 
 
 async def prove(
@@ -42,6 +47,8 @@ async def prove(
     with reporter.phase("proof", "Proving it on every node", "Proved by every node", total=total) as phase:
         if write:
             await write_everywhere(views, clients, connect, reporter)
+            if plan.network is not None:
+                await dial_inside(plan, views, clients)
 
         def tell_rest(agreement: Agreement) -> None:
             lacking = len({doubt.node for doubt in agreement.doubts})
@@ -81,6 +88,54 @@ async def write_everywhere(views: Views, clients: Clients, connect: Connect, rep
             nodes={name: error.message for name, error in errors.items()},
             hint="see `valkey-bootstrap logs NODE`",
         )
+
+
+async def dial_inside(plan: Plan, views: Views, clients: Clients) -> None:
+    """Let nodes dial the announced address of every other node, from their own network.
+
+    What is announced works from here, which `write_everywhere` has shown; whether it does beside the servers, only a
+    server can tell. MIGRATE makes one dial (`migrateGetSocket`): the target refuses the key with a redirection, which
+    proves that it was reached, and the copy stays where it is. Nothing needs to be in the image but the server.
+
+    Raises:
+        NodeFailed: the nodes that were not reached, and from where.
+    """
+    layout = agree(views).layout
+    assert layout is not None
+    failed: dict[str, str] = {}
+    # One after the other: a server that dials answers nobody meanwhile, and two would wait for each other.
+    for source, targets in inside_dials(plan, layout).items():
+        shard = layout.shard_of(source)
+        assert shard is not None
+        key = covering_key(*shard.slots[0], PROOF_KEY)
+        for target, address in targets:
+            _, reply, _ = await clients.run(source, *dial_commands(key, address))
+            if not (isinstance(reply, ServerError) and "Target instance replied" in reply.text):
+                failed[target] = f"cannot be reached at {address} from {source}: {reply}"
+    if failed:
+        raise NodeFailed(
+            f"{plural(len(failed), 'node')} cannot be reached at the announced address from inside the network",
+            code="proof-failed",
+            nodes=failed,
+            hint="let containers reach it: a firewall of this machine, or a name that leads elsewhere inside",
+        )
+
+
+def inside_dials(plan: Plan, layout: Layout) -> dict[str, list[tuple[str, Address]]]:
+    """Which primary dials which nodes: each node once, by another one, where its address is for the inside, too."""
+    sources = [shard.primary for shard in layout.shards if shard.slots]
+    found: dict[str, list[tuple[str, Address]]] = {source: [] for source in sources}
+    for index, node in enumerate(plan.nodes):
+        others = [source for source in sources if source != node.name]
+        if others and node.addresses.network is not None and node.addresses.announced is not None:
+            found[others[index % len(others)]].append((node.name, node.addresses.announced))
+    return {source: targets for source, targets in found.items() if targets}
+
+
+def dial_commands(key: str, address: Address) -> tuple[Command, ...]:
+    """One dial: MIGRATE needs a key to send."""
+    migrate = ("MIGRATE", address.host, str(address.port), key, "0", str(DIAL_MILLISECONDS), "COPY")
+    return (("SET", key, "1"), migrate, ("DEL", key))
 
 
 def announced_address(name: str, nodes: Mapping[str, NodeView]) -> Address | None:

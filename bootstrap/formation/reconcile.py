@@ -61,7 +61,7 @@ async def reconcile(
     """
     while True:
         views = await clients.look()
-        agreement = agree(views)
+        agreement = agree(views, plan.announced)
         tell(agreement)
         steps = next_steps(plan.nodes, views)
         # Nodes may agree on half of the way: replicas that are not attached yet are healthy primaries without slots.
@@ -116,7 +116,7 @@ def not_converged(plan: Plan, views: Views, *, seconds: float, causes: Mapping[s
         causes: by node, from `judging.causes`.
         hint: what to do about them.
     """
-    agreement = agree(views)
+    agreement = agree(views, plan.announced)
     nodes = {**agreement.by_node()}
     for node, cause in causes.items():
         nodes[node] = f"{cause}; {nodes[node]}" if node in nodes else cause

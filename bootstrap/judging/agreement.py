@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bootstrap.judging.views import NodeView, Peer, Silent, Views, seen
+from bootstrap.planning.addressing import Address
 from bootstrap.planning.layout import Layout, Shard, make_layout
 from bootstrap.planning.slots import SLOTS, expand, format_ranges, merge
 from bootstrap.planning.text import listing, plural
 
 DoubtKind = Literal[
     "silent", "mode", "identity", "unknown", "stranger", "flag", "link", "state",
-    "belief", "coverage", "open", "replication", "hidden",
+    "belief", "coverage", "open", "replication", "hidden", "address",
 ]  # fmt: skip
 
 
@@ -67,11 +68,12 @@ class Agreement:
         return tuple(doubt for doubt in self.doubts if doubt.kind in kinds)
 
 
-def agree(views: Views) -> Agreement:
+def agree(views: Views, announced: Mapping[str, Address] | None = None) -> Agreement:
     """Judge whether every node tells the same healthy story.
 
     Args:
         views: what each node said, by name; nodes that did not answer are `Silent`.
+        announced: by name, where clients are to be sent for a node, as far as that is known.
     """
     nodes = seen(views)
     doubts = [*_absent(views), *_identity(nodes)]
@@ -81,6 +83,7 @@ def agree(views: Views) -> Agreement:
         doubts += _beliefs(name, view, names, nodes)
         doubts += _own_health(name, view)
         doubts += _hidden(name, view, names, nodes)
+        doubts += _misled(name, view, names, announced or {})
     layout = _layout(nodes, names)
     doubts += _coverage(nodes)
     return Agreement(layout, tuple(doubts))
@@ -131,6 +134,8 @@ def summarize(agreement: Agreement, total: int) -> str:
         parts.append(f"{listing([doubt.node for doubt in replication], 3)} link down")
     if hidden := {doubt.about for doubt in agreement.of("hidden")}:
         parts.append(f"{listing(sorted(hidden), 3)} not yet in CLUSTER SLOTS")
+    if misled := agreement.of("address"):
+        parts.append(str(misled[0]))
     if other := agreement.of("coverage", "open"):
         parts.append(str(other[0]))
     return "; ".join(parts[:3])
@@ -202,6 +207,15 @@ def _hidden(name: str, view: NodeView, names: Mapping[str, str], nodes: Mapping[
         replica = peer is not None and peer.role == "replica" and nodes[other].myself.role == "replica"
         if replica and node_id not in view.listed:
             yield Doubt(name, "hidden", f"does not list replica {other} in CLUSTER SLOTS", other)
+
+
+def _misled(name: str, view: NodeView, names: Mapping[str, str], announced: Mapping[str, Address]) -> Iterator[Doubt]:
+    for node_id, listed in view.listed.items():
+        other = names.get(node_id, "")
+        wanted = announced.get(other)
+        # No host means "as you came": a node says that of itself before others have told it its address.
+        if wanted is not None and listed != wanted and (listed.host or listed.port != wanted.port):
+            yield Doubt(name, "address", f"sends clients for {other} to {listed} instead of {wanted}", other)
 
 
 def _coverage(nodes: Mapping[str, NodeView]) -> Iterator[Doubt]:

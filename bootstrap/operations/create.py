@@ -11,8 +11,8 @@ from pathlib import Path
 
 import anyio
 
-from bootstrap.concurrency import each, in_thread, together
-from bootstrap.errors import BootstrapError, Conflict, NodeFailed, PortTaken
+from bootstrap.concurrency import each, first_of, in_thread, together
+from bootstrap.errors import BootstrapError, Conflict, NodeFailed, PortTaken, Taken
 from bootstrap.events import Observer, PhaseReporter, Reporter
 from bootstrap.formation.base import ServerError, Unreachable
 from bootstrap.formation.clients import Clients
@@ -24,7 +24,7 @@ from bootstrap.operations.formed import Deadline, Formation, form_and_prove
 from bootstrap.planning.plan import CONFIG_FILE, Plan, PlannedNode, bind, build_plan, render_config
 from bootstrap.planning.spec import ClusterSpec
 from bootstrap.planning.text import plural
-from bootstrap.runtimes import runtime_for
+from bootstrap.runtimes import choose_runtime
 from bootstrap.runtimes.base import Record, Runtime
 from bootstrap.runtimes.records import differences
 
@@ -33,6 +33,9 @@ ROLLBACK_SECONDS = 15.0
 
 PORT_TRIES = 5
 """How many blocks of ports are tried when others take them first."""
+
+WATCH_SECONDS = 1.0
+"""How often it is looked whether all servers still run while a cluster forms."""
 
 LOG_LINES = 12
 """How much of a dead server's log an error shows."""
@@ -94,12 +97,17 @@ async def create(
     """
     spec.check()
     options = options or CreateOptions()
-    runtime = runtime or runtime_for(spec.runtime, state_root=spec.state_root, server=spec.server, owned=options.owned)
-    creation = _Creation(
-        spec, access, runtime, Reporter(spec.name, observer), Deadline.after(options.timeout), options.retain
-    )
+    reporter = Reporter(spec.name, observer)
+    if runtime is None:
+        choice = await choose_runtime(spec, owned=options.owned)
+        runtime = choice.runtime
+        if choice.reason:
+            reporter.emit("note.made", message=choice.reason)
     async with runtime.claim(spec.name):
-        return await creation.run()
+        # How long this takes is up to a registry and a line: it does not count.
+        await runtime.fetch(await record_of(spec.name, runtime), reporter)
+        deadline = Deadline.after(options.timeout)
+        return await _Creation(spec, access, runtime, reporter, deadline, options.retain).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +122,17 @@ class _Creation:
     retain: bool
 
     async def run(self) -> Created:
-        """Create; where another process takes a port between survey and bind, with the next block of ports."""
+        """Create; where somebody else takes a port or a subnet between survey and use, with the next one."""
         for _ in range(PORT_TRIES - 1):
             try:
                 return await self._try()
-            except PortTaken as error:
-                # Not where this block was asked for; and a cluster that exists keeps its ports.
-                if isinstance(self.spec.base_port, int) or await self._record():
+            except Taken as error:
+                # Not where this block was asked for; and a cluster that exists keeps what it has.
+                strict = isinstance(error, PortTaken) and isinstance(self.spec.base_port, int)
+                if strict or await record_of(self.spec.name, self.runtime):
                     raise
-                self.reporter.emit("note.made", message=f"{error.message}: taking another block")
+                self.reporter.emit("note.made", message=f"{error.message}: taking another one")
         return await self._try()
-
-    async def _record(self) -> Record | None:
-        return next(iter(await self.runtime.inventory(self.spec.name)), None)
 
     async def _try(self) -> Created:
         spec, runtime, reporter = self.spec, self.runtime, self.reporter
@@ -134,7 +140,7 @@ class _Creation:
         announce_plan(plan, reporter, exists=record is not None)
         async with _rollback(runtime, spec.name, reporter, made=record is None, retain=self.retain):
             plan = bind(plan, await runtime.prepare(plan))
-            made = await self._record()
+            made = await record_of(spec.name, runtime)
             assert made is not None, "prepare records the cluster"
             deployment = deployment_of(made, runtime, self.access)
             views, changed = await self._start_and_form(plan, made, deployment)
@@ -153,8 +159,14 @@ class _Creation:
                 self.runtime.vantages(record),
                 ours=True,
             )
-            views, formed = await form_and_prove(formation, own_window(plan.nodes))
+            async with _watching(plan, self.runtime):
+                views, formed = await form_and_prove(formation, own_window(plan.nodes))
         return views, formed or started > 0
+
+
+async def record_of(name: str, runtime: Runtime) -> Record | None:
+    """The record of a cluster, if there is one."""
+    return next(iter(await runtime.inventory(name)), None)
 
 
 async def plan_here(spec: ClusterSpec, runtime: Runtime) -> tuple[Plan, Record | None]:
@@ -164,11 +176,11 @@ async def plan_here(spec: ClusterSpec, runtime: Runtime) -> tuple[Plan, Record |
         Conflict: it exists for another specification, or no block of ports can be taken.
         RuntimeUnavailable: servers cannot be started here.
     """
-    record = next(iter(await runtime.inventory(spec.name)), None)
+    record = await record_of(spec.name, runtime)
     if record is not None:
         refuse_differences(spec, record)
-    site = await runtime.survey(record)
-    return build_plan(spec, site, kept_base=record.base_port if record else None), record
+    site = await runtime.survey(record, names=[spec.announce_host] if spec.announce_host else ())
+    return build_plan(spec, site, kept=record.kept if record else None), record
 
 
 def refuse_differences(spec: ClusterSpec, record: Record) -> None:
@@ -225,47 +237,73 @@ async def start_nodes(
         return 0
     what = plural(len(idle), "server")
     with reporter.phase("start", f"Starting {what}", f"Started {what}", total=len(idle)) as phase:
-        for node in idle:
-            await runtime.start(plan.name, node, {CONFIG_FILE: render_config(node)})
-            reporter.emit("node.started", node=node.name, address=str(node.addresses.control))
-        await _await_answers(plan, idle, runtime, clients, phase, deadline)
+        await _start_and_await(_Start(plan, idle, runtime, clients, phase, deadline))
     return len(idle)
 
 
-async def _await_answers(
-    plan: Plan,
-    nodes: list[PlannedNode],
-    runtime: Runtime,
-    clients: Clients,
-    phase: PhaseReporter,
-    deadline: Deadline,
-) -> None:
-    waiting = {node.name: node for node in nodes}
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Servers that are to be started: the first ones, the primaries, go first."""
 
-    async def knock(node: PlannedNode) -> None:
-        while not await _answers(clients, node.name):
+    plan: Plan
+    nodes: list[PlannedNode]
+    runtime: Runtime
+    clients: Clients
+    phase: PhaseReporter
+    deadline: Deadline
+
+
+async def _start_and_await(start: _Start) -> None:
+    """Start all side by side; each is asked from the moment it was started, whatever the others do."""
+    plan, runtime, reporter = start.plan, start.runtime, start.phase.reporter
+    waiting = {node.name: node for node in start.nodes}
+    started: set[str] = set()
+
+    async def bring_up(node: PlannedNode) -> None:
+        await runtime.start(plan.name, node, {CONFIG_FILE: render_config(node)})
+        started.add(node.name)
+        reporter.emit("node.started", node=node.name, address=str(node.addresses.control))
+        while not await _answers(start.clients, node.name):
             await anyio.sleep(0.02)
         del waiting[node.name]
-        phase.reporter.emit("node.answered", node=node.name, address=str(node.addresses.control))
-        phase.progress(len(nodes) - len(waiting))
+        reporter.emit("node.answered", node=node.name, address=str(node.addresses.control))
+        start.phase.progress(len(start.nodes) - len(waiting))
 
     async def watch() -> None:
         while waiting:
             await anyio.sleep(0.1)
-            await _check_alive(plan, set(waiting), runtime)
+            await _check_alive(plan, started & set(waiting), runtime)
 
-    with anyio.move_on_after(deadline.at - anyio.current_time()) as scope:
-        await together([*(partial(knock, node) for node in nodes), watch])
+    with anyio.move_on_after(start.deadline.at - anyio.current_time()) as scope:
+        await together([*(partial(bring_up, node) for node in start.nodes), watch])
     if scope.cancelled_caught:
         late = dict.fromkeys(waiting, "does not answer")
         raise NodeFailed(
-            f"{plural(len(late), 'server')} did not answer within {deadline.seconds:g} s",
+            f"{plural(len(late), 'server')} did not answer within {start.deadline.seconds:g} s",
             code="no-answer",
             nodes={name: await _excerpt(runtime, plan.name, name) or text for name, text in late.items()},
             hint="allow more time with --timeout",
         )
     # What answered may be a stranger that took the port first; then ours has died of it.
-    await _check_alive(plan, {node.name for node in nodes}, runtime)
+    await _check_alive(plan, {node.name for node in start.nodes}, runtime)
+
+
+@asynccontextmanager
+async def _watching(plan: Plan, runtime: Runtime) -> AsyncIterator[None]:
+    """Ends the block with `NodeFailed` when a server dies meanwhile: nobody has to wait for the deadline then."""
+
+    async def watch() -> None:
+        while True:
+            await anyio.sleep(WATCH_SECONDS)
+            await _check_alive(plan, {node.name for node in plan.nodes}, runtime)
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch)
+            yield
+            group.cancel_scope.cancel()
+    except BaseExceptionGroup as failed:
+        raise first_of(failed) from None
 
 
 async def _answers(clients: Clients, name: str) -> bool:
@@ -280,7 +318,13 @@ async def _answers(clients: Clients, name: str) -> bool:
 
 
 async def _check_alive(plan: Plan, waiting: set[str], runtime: Runtime) -> None:
+    if not waiting:
+        return
     records = await runtime.inventory(plan.name)
+    if not records:
+        raise NodeFailed(
+            f'"{plan.name}" was removed by somebody else', code="removed", hint="run the same command again"
+        )
     dead = [node for record in records for node in record.nodes if node.name in waiting and not node.running]
     if not dead:
         return
@@ -323,23 +367,30 @@ async def _rollback(
         if made and retain:
             reporter.emit(
                 "note.made",
-                message=f'kept what was made of "{name}"; remove it: `valkey-bootstrap delete --name {name}`',
+                message=f'kept what was made of "{name}"; remove it: {_delete_command(name)}',
             )
-        elif made:
+        elif made and not (isinstance(error, Conflict) and error.code == "busy"):
+            # A name that another command has is that command's to clean up.
             with anyio.move_on_after(ROLLBACK_SECONDS, shield=True) as scope:
-                await _undo(runtime, name, reporter, error)
+                try:
+                    await _undo(runtime, name, reporter, error)
+                except BootstrapError as undone:
+                    # What went wrong first is what is told last; an engine that is gone can remove nothing.
+                    reporter.warn(f'"{name}" could not be removed: {undone.message}; later: {_delete_command(name)}')
             if scope.cancelled_caught:
-                reporter.warn(
-                    f'"{name}" was not removed within {ROLLBACK_SECONDS:g} s: `valkey-bootstrap delete --name {name}`'
-                )
+                reporter.warn(f'"{name}" was not removed within {ROLLBACK_SECONDS:g} s: {_delete_command(name)}')
         raise
+
+
+def _delete_command(name: str) -> str:
+    return f"`valkey-bootstrap delete --name {name}`"
 
 
 async def _undo(runtime: Runtime, name: str, reporter: Reporter, error: BaseException) -> None:
     reason = error.message if isinstance(error, BootstrapError) else "interrupted"
     reporter.emit("rollback.started", reason=reason)
     logs = ""
-    if isinstance(error, BootstrapError) and not isinstance(error, PortTaken):
+    if isinstance(error, BootstrapError) and not isinstance(error, Taken):
         try:
             logs = await save_logs(runtime, name, told=error.nodes)
         except OSError as unsaved:

@@ -54,6 +54,11 @@ class Deployment:
         """How this package reaches each node."""
         return {node.name: node.addresses.control for node in self.nodes}
 
+    @property
+    def announced(self) -> Mapping[str, Address]:
+        """Where clients are to be sent for each node, where that is known."""
+        return {node.name: node.addresses.announced for node in self.nodes if node.addresses.announced}
+
     @asynccontextmanager
     async def clients(self) -> AsyncIterator[Clients]:
         """Connections to all nodes for the block."""

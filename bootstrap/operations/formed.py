@@ -93,7 +93,7 @@ async def form_and_prove(formation: Formation, window: Window) -> tuple[Views, b
 
 
 def _complete(plan: Plan, views: Views) -> bool:
-    found = agree(views)
+    found = agree(views, plan.announced)
     return found.healthy and found.layout is not None and not conforms(found.layout, plan.layout, exact=False)
 
 

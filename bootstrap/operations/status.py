@@ -88,7 +88,7 @@ async def read_status(deployment: Deployment) -> Status:
 
 def make_status(deployment: Deployment, views: Views) -> Status:
     """Pure: the status that these views give."""
-    agreement = agree(views)
+    agreement = agree(views, deployment.announced)
     lacking = agreement.by_node()
     nodes = seen(views)
     names = {view.id: name for name, view in nodes.items()}

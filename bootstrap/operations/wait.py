@@ -11,7 +11,7 @@ from bootstrap.errors import NotConverged
 from bootstrap.events import Reporter
 from bootstrap.formation.base import Unreachable
 from bootstrap.formation.reconcile import poll_seconds
-from bootstrap.judging.agreement import agree, summarize
+from bootstrap.judging.agreement import Agreement, agree, summarize
 from bootstrap.judging.views import Views
 from bootstrap.operations.deployment import Deployment
 from bootstrap.operations.status import Status, make_status
@@ -41,12 +41,12 @@ async def wait_healthy(
                 last = await _look(find, nodes)
                 if last.deployment is not None and not last.reason:
                     return make_status(last.deployment, last.views)
-                lacking = {doubt.node for doubt in agree(last.views).doubts if doubt.node}
+                lacking = {doubt.node for doubt in last.agreement.doubts if doubt.node}
                 phase.progress(len(last.views) - len(lacking), last.reason)
                 await anyio.sleep(min(SLOWEST_POLL, 2 * poll_seconds(nodes or 6)))
     raise NotConverged(
         f"not healthy after {timeout:g} s: {last.reason}",
-        nodes=agree(last.views).by_node(),
+        nodes=last.agreement.by_node(),
         hint="allow more time with --timeout",
     )
 
@@ -58,6 +58,11 @@ class _Look:
     reason: str
     deployment: Deployment | None = None
     views: Views = field(default_factory=dict)
+
+    @property
+    def agreement(self) -> Agreement:
+        """What the nodes say together."""
+        return agree(self.views, self.deployment.announced if self.deployment else None)
 
 
 async def _look(find: Callable[[], Awaitable[Deployment]], nodes: int | None) -> _Look:
@@ -71,5 +76,5 @@ async def _look(find: Callable[[], Awaitable[Deployment]], nodes: int | None) ->
         views = await clients.look()
     found = len(deployment.nodes)
     missing = "" if nodes in (None, found) else f"{plural(found, 'node')} of {nodes} found"
-    reasons = filter(None, (missing, summarize(agree(views), found)))
+    reasons = filter(None, (missing, summarize(agree(views, deployment.announced), found)))
     return _Look("; ".join(reasons), deployment, views)

@@ -2,6 +2,20 @@
 
 A node behind address translation has several addresses (the "NAT problem"): what it announces to clients, what its
 peers meet, and the way that the bootstrapper itself takes. Servers on the loopback interface have the same one for all.
+
+Containers have the same port inside and outside, so that only hosts differ. How they announce themselves is a strategy:
+
+==================  =================================  ======================  =====================================
+strategy            announced to clients               published ports         who gets through
+==================  =================================  ======================  =====================================
+``fixed-address``   the container's own address        none needed             a Linux host, containers on the network
+``gateway``         the gateway of the network         data and bus, there     a Linux host, containers anywhere
+``host-name``       a name of this machine             data and bus            the host, containers that map the name
+``client-address``  127.0.0.1, to clients only         data, on 127.0.0.1      the host
+``same-port``       the name localhost                 data, on 127.0.0.1      the host
+==================  =================================  ======================  =====================================
+
+`choose_announcement` decides which, `reach` what that means for one node; both are pure.
 """
 
 from __future__ import annotations
@@ -10,7 +24,15 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from bootstrap.planning.spec import BUS_OFFSET
+from bootstrap.errors import UsageError
+from bootstrap.planning.site import Engine, Resolved, Site
+from bootstrap.planning.spec import BUS_OFFSET, ClusterSpec
+
+LOOPBACK = "127.0.0.1"
+HOST_GATEWAY = "${host_gateway}"
+"""Stands in a plan for the address under which containers reach this machine (``host-gateway`` of the engine)."""
+
+Strategy = Literal["fixed-address", "gateway", "host-name", "client-address", "same-port"]
 
 Audience = Literal["host", "network"]
 """Who wants to connect: programs on this machine, or programs beside the servers on their own network."""
@@ -51,6 +73,7 @@ class NodeAddresses:
         control: the way this package itself takes.
         meet: how the other nodes reach it; ``CLUSTER MEET`` takes IP literals only (`clusterStartHandshake`).
         bus_port: the port of the cluster bus at ``meet.host``.
+        announced: where the nodes send clients; None where that is not decided here, on servers of others.
     """
 
     host: Address
@@ -58,6 +81,7 @@ class NodeAddresses:
     control: Address
     meet: Address
     bus_port: int
+    announced: Address | None = None
 
     @property
     def bus(self) -> Address:
@@ -69,17 +93,18 @@ class NodeAddresses:
         return self.host if audience == "host" else self.network
 
     def as_dict(self) -> dict[str, str | None]:
-        """The JSON form: ``host``, ``network`` and ``bus`` as ``host:port``."""
+        """The JSON form: ``host``, ``network``, ``announced`` and ``bus`` as ``host:port``."""
         return {
             "host": str(self.host),
             "network": str(self.network) if self.network else None,
+            "announced": str(self.announced) if self.announced else None,
             "bus": str(self.bus),
         }
 
 
 def loopback(port: int) -> NodeAddresses:
     """A server of this machine's loopback interface: one address for everybody, bus port 10000 above."""
-    address = Address("127.0.0.1", port)
+    address = Address(LOOPBACK, port)
     return NodeAddresses(address, address, address, address, port + BUS_OFFSET)
 
 
@@ -87,3 +112,233 @@ def given(address: Address, ip: str, bus_port: int | None = None) -> NodeAddress
     """A server that somebody else runs: reached as given, met by the IP literal that its name resolved to."""
     meet = Address(ip, address.port)
     return NodeAddresses(address, address, address, meet, bus_port or address.port + BUS_OFFSET)
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """How the containers of a cluster announce themselves.
+
+    Args:
+        strategy: one of the table above.
+        why: the reason, for people.
+        name: what is announced with ``host-name``.
+        address: what that name leads to on this machine.
+        gateway: the address of the engine's machine where ports are published for containers, with ``host-name``.
+    """
+
+    strategy: Strategy
+    why: str
+    name: str = ""
+    address: str = ""
+    gateway: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a strategy means for one node.
+
+    Args:
+        addresses: where it is reached.
+        settings: what it announces, as server settings.
+        published: addresses and ports of the engine's machine that lead to the same port of the container.
+        hosts: names that the container is to know, with their addresses.
+    """
+
+    addresses: NodeAddresses
+    settings: tuple[tuple[str, str], ...]
+    published: tuple[Address, ...] = ()
+    hosts: tuple[tuple[str, str], ...] = ()
+
+
+def choose_announcement(spec: ClusterSpec, site: Site) -> Announcement:
+    """The strategy that was asked for, or the one that fits the engine, with the reason.
+
+    Raises:
+        UsageError: what was asked for cannot work with this engine.
+    """
+    engine = site.engine
+    assert engine is not None, "only containers announce themselves"
+    if spec.announce_host is not None:
+        return _named(spec.announce_host, site, engine, "--announce-host says so")
+    if spec.announce != "auto":
+        if reason := _impossible(spec.announce, spec, site, engine):
+            raise UsageError(
+                f"--announce {spec.announce} {reason}", code="announce-impossible", hint="leave out --announce"
+            )
+        assert spec.announce != "host-name", "a name is demanded with it"
+        return Announcement(spec.announce, "--announce says so")
+    match engine.place:
+        case "local":
+            return Announcement("fixed-address", "this Linux machine routes to its containers")
+        case "nested":
+            return Announcement("gateway", "we run in a container ourselves, and reach what the gateway publishes")
+        case "desktop":
+            return _for_desktop(site, engine)
+        case "rootless":
+            return _host_only(site, "a rootless engine keeps the addresses of containers to itself")
+        case "remote":
+            raise UsageError(
+                "containers of a remote engine are reached only through ports that its machine opens to its network",
+                code="remote-engine",
+                hint="name that machine with --announce-host NAME, or use an engine on this machine",
+            )
+
+
+def _for_desktop(site: Site, engine: Engine) -> Announcement:
+    # A name that leads to an address of the local network would open the ports there: only on request.
+    resolved = site.names.get(engine.machine)
+    if resolved is not None and resolved.whose == "loopback":
+        return _named(engine.machine, site, engine, "the name of this machine leads to it from both sides")
+    return _host_only(site, "addresses of containers cannot be reached from this machine")
+
+
+def _impossible(strategy: Strategy, spec: ClusterSpec, site: Site, engine: Engine) -> str:
+    """Why a strategy cannot work here, or ""."""
+    place = _PLACES[engine.place]
+    if strategy in ("fixed-address", "gateway") and engine.place not in ("local", "nested"):
+        return f"needs an engine on this Linux machine, and this one is {place}"
+    if strategy == "fixed-address" and engine.place == "nested":
+        return f"cannot be reached from the network of another container, and the engine is {place}"
+    if strategy in ("client-address", "same-port"):
+        if engine.place in ("nested", "remote"):
+            return f"is for clients on the engine's own machine, and this one is {place}"
+        if not spec.publish:
+            return "needs published ports, and --no-publish forbids them"
+    if strategy == "client-address" and not site.server.has("cluster-announce-client-ipv4"):
+        return f"needs Valkey 8.1 or newer, and this is {site.server}; same-port does the same"
+    return ""
+
+
+_PLACES = {
+    "local": "on this machine",
+    "desktop": "in a virtual machine",
+    "rootless": "rootless",
+    "nested": "around the container that we run in",
+    "remote": "on another machine",
+}
+
+
+def _host_only(site: Site, why: str) -> Announcement:
+    if site.server.has("cluster-announce-client-ipv4"):
+        return Announcement("client-address", why)
+    return Announcement("same-port", why)
+
+
+def _named(name: str, site: Site, engine: Engine, why: str) -> Announcement:
+    resolved = site.names.get(name)
+    if resolved is None:
+        raise UsageError(
+            f"{name} leads nowhere on this machine, so no client here could follow a redirection",
+            code="announce-host-unknown",
+            hint=f"add `{LOOPBACK} {name}` to /etc/hosts, or announce another name",
+        )
+    _refuse_elsewhere(name, resolved, engine)
+    # Where containers find the published ports: on Linux at an address of the engine's that is known only when it is
+    # asked; a virtual machine hands what they send there to the loopback interface of the machine around it.
+    gateway = {"desktop": LOOPBACK, "remote": resolved.address}.get(engine.place, HOST_GATEWAY)
+    return Announcement("host-name", why, name, resolved.address, gateway)
+
+
+def _refuse_elsewhere(name: str, resolved: Resolved, engine: Engine) -> None:
+    if engine.place == "remote":
+        return
+    if resolved.whose == "elsewhere":
+        raise UsageError(
+            f"{name} leads to {resolved.address}, which is no address of this machine",
+            code="announce-host-elsewhere",
+            hint=f"correct the name, or /etc/hosts, or announce another name that leads to {LOOPBACK} here",
+        )
+
+
+def announcement_notes(chosen: Announcement, spec: ClusterSpec, engine: Engine) -> tuple[str, ...]:
+    """What to know about the choice: the strategy with its reason, and who else gets through to the servers."""
+    reached = {
+        "fixed-address": "clients on this machine and on the network",
+        "gateway": "clients on this machine and in any container of it",
+        "host-name": f"clients on this machine, and containers that map {chosen.name} to host-gateway",
+        "client-address": "clients on this machine only",
+        "same-port": "clients on this machine only",
+    }[chosen.strategy]
+    notes = [f"announced by {chosen.strategy}, for {reached}: {chosen.why}"]
+    if chosen.strategy in ("fixed-address", "gateway") and spec.publish and 0 < engine.major < 28:
+        notes.append(
+            f"Docker {engine.version} lets a neighbour that routes to the containers' network reach published ports"
+            " (28 and newer do not)" + ("; --no-publish closes that" if chosen.strategy == "fixed-address" else "")
+        )
+    return tuple(notes)
+
+
+def announcement_warnings(chosen: Announcement) -> tuple[str, ...]:
+    """Who gets in that should not: a name that leads to an address of the local network opens the ports there."""
+    if chosen.strategy != "host-name" or chosen.address.startswith("127."):
+        return ()
+    opened = f"{chosen.name} leads to {chosen.address}: the ports are open to the network there, without a password"
+    return (f"{opened}; lead it to {LOOPBACK} in /etc/hosts to keep them on this machine",)
+
+
+def needs_ports(chosen: Announcement | None, spec: ClusterSpec) -> bool:
+    """Whether ports of this machine are taken at all."""
+    return not (chosen is not None and chosen.strategy == "fixed-address" and not spec.publish)
+
+
+def reach(chosen: Announcement, node: str, port: int, container: str, gateway: str, *, publish: bool = True) -> Reach:
+    """What a strategy means for one node.
+
+    Args:
+        chosen: the strategy.
+        node: the node's name, which its network resolves.
+        port: its port, the same everywhere.
+        container: its fixed address on the cluster's network.
+        gateway: the gateway of that network.
+        publish: whether data ports are published on 127.0.0.1, too.
+    """
+    bus = port + BUS_OFFSET
+    inside, here = Address(container, port), Address(LOOPBACK, port)
+    local = (here,) if publish else ()
+    match chosen.strategy:
+        case "fixed-address":
+            addresses = NodeAddresses(here if publish else inside, Address(node, port), inside, inside, bus, inside)
+            return Reach(addresses, (("cluster-announce-ip", container),), local)
+        case "gateway":
+            outside = Address(gateway, port)
+            # Under address translation a primary would see every replica coming from the gateway.
+            settings = _announced(gateway, port, bus)
+            published = (outside, Address(gateway, bus), *local)
+            return Reach(
+                NodeAddresses(here if publish else outside, outside, outside, outside, bus, outside),
+                settings,
+                published,
+            )
+        case "host-name":
+            # The name itself cannot be met (CLUSTER MEET), and leads elsewhere inside than here: it is mapped there.
+            named, meet = Address(chosen.name, port), Address(HOST_GATEWAY, port)
+            control = Address(chosen.address, port)
+            published = tuple(dict.fromkeys((Address(chosen.gateway, port), Address(chosen.gateway, bus), control)))
+            hosts = ((chosen.name, "host-gateway"),)
+            return Reach(
+                NodeAddresses(named, named, control, meet, bus, named),
+                _announced(chosen.name, port, bus),
+                published,
+                hosts,
+            )
+        case "client-address":
+            settings = (("cluster-announce-ip", container), ("cluster-announce-client-ipv4", LOOPBACK))
+            return Reach(NodeAddresses(here, None, here, inside, bus, here), settings, (here,))
+        case "same-port":
+            named = Address("localhost", port)
+            settings = (
+                ("cluster-announce-ip", container),
+                ("cluster-announce-hostname", "localhost"),
+                ("cluster-preferred-endpoint-type", "hostname"),
+            )
+            return Reach(NodeAddresses(here, None, here, inside, bus, named), settings, (here,))
+
+
+def _announced(host: str, port: int, bus: int) -> tuple[tuple[str, str], ...]:
+    return (
+        ("cluster-announce-ip", host),
+        ("cluster-announce-port", str(port)),
+        ("cluster-announce-bus-port", str(bus)),
+        ("replica-announce-ip", host),
+        ("replica-announce-port", str(port)),
+    )

@@ -13,20 +13,60 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bootstrap.planning import slots as slot_math
-from bootstrap.planning.addressing import Address, NodeAddresses, given, loopback
+from bootstrap.planning.addressing import (
+    Address,
+    Announcement,
+    NodeAddresses,
+    Reach,
+    announcement_notes,
+    announcement_warnings,
+    choose_announcement,
+    given,
+    loopback,
+    needs_ports,
+    reach,
+)
 from bootstrap.planning.layout import Layout, Shard, make_layout
 from bootstrap.planning.placement import Place, Placement, describe, place
 from bootstrap.planning.ports import choose_block
 from bootstrap.planning.site import Host, ServerInfo, Site
 from bootstrap.planning.slots import SlotRange
-from bootstrap.planning.spec import RESERVED_SETTINGS, ClusterSpec, node_name, replica_counts
+from bootstrap.planning.spec import RESERVED_SETTINGS, ClusterSpec, memory_bytes, node_name, replica_counts
+from bootstrap.planning.subnets import Network, choose_network
 from bootstrap.planning.text import plural
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "valkey.conf"
+DATA_FOLDER = "/data"
+"""Where a container has its volume, as official images do."""
 Role = Literal["primary", "replica"]
 
 _SYMBOL = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """How the engine makes a node's container.
+
+    Args:
+        image: what it runs.
+        program: the server's name in it, such as ``valkey-server``.
+        network: the name of the cluster's network.
+        address: its fixed address there.
+        published: addresses and ports of the engine's machine that lead to the same port of the container.
+        hosts: names that it is to know, with their addresses.
+        volume: the name of its volume, "" where data are gone with the container.
+        memory: its limit in bytes, 0 for none.
+    """
+
+    image: str
+    program: str
+    network: str
+    address: str
+    published: tuple[Address, ...] = ()
+    hosts: tuple[tuple[str, str], ...] = ()
+    volume: str = ""
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +84,7 @@ class PlannedNode:
         epoch: the config epoch it is given before it meets any other node.
         addresses: where it is reached.
         settings: its configuration, in the order of the file.
+        container: how its container is made, where it runs in one.
     """
 
     name: str
@@ -56,6 +97,7 @@ class PlannedNode:
     epoch: int
     addresses: NodeAddresses
     settings: tuple[tuple[str, str], ...] = ()
+    container: Container | None = None
 
     def setting(self, key: str, default: str = "") -> str:
         """The configured value of a setting."""
@@ -89,7 +131,8 @@ class Plan:
     """A cluster as it will be made; see `as_dict` for its JSON form.
 
     ``arithmetic`` words how the counts come about, ``placement`` the score over the declared failure domains,
-    ``assumptions`` what was not looked at.
+    ``assumptions`` what was not looked at, ``network`` and ``announcement`` where containers are and how they are
+    reached.
     """
 
     spec: ClusterSpec
@@ -102,6 +145,8 @@ class Plan:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
+    network: Network | None = None
+    announcement: Announcement | None = None
 
     @property
     def name(self) -> str:
@@ -126,6 +171,11 @@ class Plan:
             for each in self.primaries
         )
 
+    @property
+    def announced(self) -> dict[str, Address]:
+        """Where clients are to be sent for each node, where that is decided here."""
+        return {node.name: node.addresses.announced for node in self.nodes if node.addresses.announced}
+
     def as_dict(self) -> dict[str, Any]:
         """The JSON form: ``format_version``, ``name``, ``runtime``, ``nodes[]`` and what led to them."""
         return {
@@ -135,6 +185,8 @@ class Plan:
             "server": {"flavor": self.server.flavor, "version": ".".join(map(str, self.server.version))},
             "primaries": len(self.primaries),
             "replicas": len(self.replicas),
+            "announce": self.announcement.strategy if self.announcement else None,
+            "network": {"name": self.network.name, "subnet": self.network.subnet} if self.network else None,
             "arithmetic": self.arithmetic,
             "placement": list(self.placement),
             "nodes": [node.as_dict() for node in self.nodes],
@@ -152,44 +204,133 @@ class Facts:
     values: Mapping[str, str]
 
 
-def build_plan(spec: ClusterSpec, site: Site, *, kept_base: int | None = None) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an existing cluster keeps when it is planned again: its ports, and for containers network and strategy."""
+
+    base_port: int
+    announcement: Announcement | None = None
+    network: Network | None = None
+
+
+def build_plan(spec: ClusterSpec, site: Site, *, kept: Kept | None = None) -> Plan:
     """Decide everything.
 
     Args:
         spec: what is asked for.
         site: the facts it is planned for.
-        kept_base: the base port of an existing cluster of this name, which keeps its ports.
+        kept: what the existing cluster of this name keeps.
 
     Raises:
         SpecError: with every problem of the specification.
+        UsageError: a way of announcing that cannot work here.
         PortTaken: a strict block of ports is in use.
-        Conflict: no block of ports is free.
+        Conflict: no block of ports or no subnet is free.
     """
     spec.check()
-    block = choose_block(spec, site) if kept_base is None else None
-    base = kept_base if block is None else block.base
-    assert base is not None
+    where = _where(spec, site, kept)
     hosts = [site.hosts[index % len(site.hosts)] for index in range(spec.nodes)]
     places = [Place(host.name, _zone(spec, host, index)) for index, host in enumerate(hosts)]
     counts = replica_counts(spec)
     placement = place(places, counts)
     drafts = _draft(counts, placement, [places[at] for at in placement.order])
-    nodes = tuple(
-        _finish(spec, site.server, draft, node_name(spec.name, draft.index), loopback(base + draft.index))
-        for draft in drafts
+    nodes = _name_primaries(
+        tuple(where.finish(draft, node_name(spec.name, draft.index)) for draft in drafts),
+        drafts,
     )
-    servers = tuple(Creation("server", node.name, _server_detail(node)) for node in nodes)
     return Plan(
         spec=spec,
         server=site.server,
         runtime=site.runtime,
-        nodes=_name_primaries(nodes, drafts),
-        creations=(Creation("folder", spec.name, "configuration, data and logs of the servers"), *servers),
+        nodes=nodes,
+        creations=_creations(spec, where.network, nodes),
         arithmetic=_arithmetic(spec, counts),
         placement=describe(placement.score, sum(counts), len(set(hosts)), len({p.zone for p in places if p.zone})),
-        warnings=tuple(filter(None, (*_warnings(spec, site, counts), block.warning if block else ""))),
-        notes=tuple(filter(None, (block.note if block else "",))),
+        warnings=(*_warnings(spec, site, counts), *where.warnings),
+        notes=where.notes,
         assumptions=site.assumptions,
+        network=where.network,
+        announcement=where.announcement,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Where the nodes will be: ports, and for containers the network and how they are announced."""
+
+    spec: ClusterSpec
+    site: Site
+    base: int
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    announcement: Announcement | None = None
+    network: Network | None = None
+
+    def finish(self, draft: _Draft, name: str) -> PlannedNode:
+        """A node with its name and addresses."""
+        server, port = self.site.server, self.base + draft.index
+        if self.announcement is None or self.network is None:
+            addresses = loopback(port)
+            decided = _process_settings(name, addresses)
+            return _finish(draft, name, addresses, _settings(self.spec, server, name, draft.place.zone, decided))
+        there = self.network.address(draft.index)
+        publish = self.spec.publish and self.site.engine is not None and self.site.engine.place != "nested"
+        reached = reach(self.announcement, name, port, there, self.network.gateway, publish=publish)
+        settings = _settings(self.spec, server, name, draft.place.zone, _container_settings(port, reached))
+        return replace(
+            _finish(draft, name, reached.addresses, settings), container=self._container(name, there, reached)
+        )
+
+    def _container(self, name: str, address: str, reached: Reach) -> Container:
+        assert self.network is not None
+        return Container(
+            image=self.site.server.path,
+            program=self.site.server.program,
+            network=self.network.name,
+            address=address,
+            published=reached.published,
+            hosts=reached.hosts,
+            volume="" if self.spec.ephemeral else f"{name}-data",
+            memory=memory_bytes(self.spec.memory) if self.spec.memory else 0,
+        )
+
+
+def _where(spec: ClusterSpec, site: Site, kept: Kept | None) -> _Where:
+    engine = site.engine
+    announcement, network = (kept.announcement, kept.network) if kept else (None, None)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    if engine is not None:
+        announcement = announcement or choose_announcement(spec, site)
+        network = network or choose_network(spec.name, spec.nodes, engine.taken_subnets)
+        notes = announcement_notes(announcement, spec, engine)
+        warnings = announcement_warnings(announcement)
+    if kept is not None:
+        return _Where(spec, site, kept.base_port, notes, warnings, announcement, network)
+    block = choose_block(spec, site, published=needs_ports(announcement, spec))
+    return _Where(
+        spec,
+        site,
+        block.base,
+        (*filter(None, (block.note,)), *notes),
+        (*filter(None, (block.warning,)), *warnings),
+        announcement,
+        network,
+    )
+
+
+def _creations(spec: ClusterSpec, network: Network | None, nodes: Sequence[PlannedNode]) -> tuple[Creation, ...]:
+    if network is None:
+        folder = Creation("folder", spec.name, "configuration, data and logs of the servers")
+        return (folder, *(Creation("server", node.name, _server_detail(node)) for node in nodes))
+    return (
+        Creation("network", network.name, f"{network.subnet}, gateway {network.gateway}"),
+        *(
+            Creation("volume", node.container.volume, f"data of {node.name}")
+            for node in nodes
+            if node.container and node.container.volume
+        ),
+        *(Creation("container", node.name, _server_detail(node)) for node in nodes),
     )
 
 
@@ -216,10 +357,7 @@ def plan_members(members: Sequence[Member], replicas: int, server: ServerInfo, *
     chosen = [members[at] for at in placement.order]
     drafts = _draft(counts, placement, [member.place for member in chosen])
     nodes = tuple(
-        replace(
-            _finish(spec, server, draft, str(member.address), given(member.address, member.ip, member.bus_port)),
-            settings=(),
-        )
+        _finish(draft, str(member.address), given(member.address, member.ip, member.bus_port))
         for draft, member in zip(drafts, chosen, strict=True)
     )
     hosts, zones = {m.place.host for m in members}, {m.place.zone for m in members if m.place.zone}
@@ -242,19 +380,20 @@ def bind(plan: Plan, facts: Facts) -> Plan:
         KeyError: a symbol that the facts do not have.
     """
 
-    def bound(key: str, value: str) -> str:
-        # Only settings that the plan itself decides carry symbols; a user's value is never looked into.
-        if key not in RESERVED_SETTINGS:
-            return value
-        return _SYMBOL.sub(lambda match: facts.values[match[1]], value)
+    def filled(text: str) -> str:
+        return _SYMBOL.sub(lambda match: facts.values[match[1]], text)
 
-    return replace(
-        plan,
-        nodes=tuple(
-            replace(node, settings=tuple((key, bound(key, value)) for key, value in node.settings))
-            for node in plan.nodes
-        ),
-    )
+    def bound(address: Address) -> Address:
+        return replace(address, host=filled(address.host))
+
+    def node_bound(node: PlannedNode) -> PlannedNode:
+        # Only settings that the plan itself decides carry symbols; a user's value is never looked into.
+        settings = tuple((k, filled(v) if k in RESERVED_SETTINGS else v) for k, v in node.settings)
+        container = node.container and replace(node.container, published=tuple(map(bound, node.container.published)))
+        addresses = replace(node.addresses, meet=bound(node.addresses.meet))
+        return replace(node, settings=settings, container=container, addresses=addresses)
+
+    return replace(plan, nodes=tuple(map(node_bound, plan.nodes)))
 
 
 def render_config(node: PlannedNode) -> bytes:
@@ -289,7 +428,9 @@ def _draft(counts: Sequence[int], placement: Placement, places: Sequence[Place])
     return tuple(drafts)
 
 
-def _finish(spec: ClusterSpec, server: ServerInfo, draft: _Draft, name: str, addresses: NodeAddresses) -> PlannedNode:
+def _finish(
+    draft: _Draft, name: str, addresses: NodeAddresses, settings: tuple[tuple[str, str], ...] = ()
+) -> PlannedNode:
     return PlannedNode(
         name=name,
         index=draft.index,
@@ -300,7 +441,7 @@ def _finish(spec: ClusterSpec, server: ServerInfo, draft: _Draft, name: str, add
         zone=draft.place.zone,
         epoch=draft.epoch,
         addresses=addresses,
-        settings=_settings(spec, server, name, draft.place.zone, addresses),
+        settings=settings,
     )
 
 
@@ -311,29 +452,48 @@ def _name_primaries(nodes: tuple[PlannedNode, ...], drafts: Sequence[_Draft]) ->
     )
 
 
-def _settings(
-    spec: ClusterSpec, server: ServerInfo, name: str, zone: str, addresses: NodeAddresses
-) -> tuple[tuple[str, str], ...]:
-    decided = {
+def _process_settings(name: str, addresses: NodeAddresses) -> dict[str, str]:
+    return {
         "port": str(addresses.control.port),
         # Loopback only: a server without a password must not be reachable from the network. Protected mode would
         # refuse what is not loopback, which nothing here can be; it is off so that it is never the odd difference
         # between a node in a container and one that is a process.
         "bind": addresses.control.host,
+        "dir": f"${{folder}}/{name}",
+        "logfile": f"${{folder}}/{name}/server.log",
+    }
+
+
+def _container_settings(port: int, reached: Reach) -> dict[str, str]:
+    return {
+        "port": str(port),
+        # All interfaces of the container; who reaches those is decided by its network and by what is published.
+        # Protected mode would refuse every node and client that is not in the same container.
+        "bind": "0.0.0.0",  # noqa: S104 - see above
+        "dir": DATA_FOLDER,
+        # The engine keeps what is written to stdout.
+        "logfile": "",
+        **dict(reached.settings),
+    }
+
+
+def _settings(
+    spec: ClusterSpec, server: ServerInfo, name: str, zone: str, decided: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    found = {
+        **decided,
         "protected-mode": "no",
         "cluster-enabled": "yes",
         "cluster-config-file": "nodes.conf",
         "cluster-node-timeout": "5000",
         "appendonly": "yes",
-        "dir": f"${{folder}}/{name}",
-        "logfile": f"${{folder}}/{name}/server.log",
         "daemonize": "no",
     }
     if server.has("cluster-announce-human-nodename"):
-        decided["cluster-announce-human-nodename"] = name
+        found["cluster-announce-human-nodename"] = name
     if zone and server.has("availability-zone"):
-        decided["availability-zone"] = zone
-    return tuple({**decided, **spec.settings}.items())
+        found["availability-zone"] = zone
+    return tuple({**found, **spec.settings}.items())
 
 
 def _zone(spec: ClusterSpec, host: Host, index: int) -> str:

@@ -28,13 +28,20 @@ def block_ports(base: int, nodes: int) -> tuple[int, ...]:
     return (*range(base, base + nodes), *range(base + BUS_OFFSET, base + BUS_OFFSET + nodes))
 
 
-def choose_block(spec: ClusterSpec, site: Site) -> Block:
+def choose_block(spec: ClusterSpec, site: Site, *, published: bool = True) -> Block:
     """Choose by the rule of ``spec.base_port``: a number is strict, None prefers 6379, ``"auto"`` is random.
+
+    Args:
+        spec: what is asked for.
+        site: with the ports that are taken.
+        published: ports of this machine are used; otherwise every node has its own, and none can be taken.
 
     Raises:
         PortTaken: a strict block with a port in use, its holders named.
         Conflict: no free block is left.
     """
+    if not published:
+        return Block(spec.base_port if isinstance(spec.base_port, int) else DEFAULT_BASE_PORT)
     if spec.base_port == "auto":
         return Block(_first_free(_random_bases(spec.nodes, site), spec.nodes, site))
     if spec.base_port is None:

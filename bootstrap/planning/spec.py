@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from bootstrap.errors import Problem, SpecError
 from bootstrap.planning.text import plural
@@ -20,9 +20,25 @@ BUS_OFFSET = 10000
 MAX_DATA_PORT = 65535 - BUS_OFFSET
 """The highest data port with room for its bus port."""
 
+DEFAULT_IMAGE = "valkey/valkey:9.1"
+"""What containers run unless told otherwise."""
+
+MAX_ANNOUNCED = 45
+"""The longest host that a node can announce (`NET_IP_STR_LEN` in server.h holds it with its end)."""
+
+RuntimeKind = Literal["auto", "docker", "process"]
+Pull = Literal["missing", "always", "never"]
+Announce = Literal["auto", "fixed-address", "gateway", "host-name", "client-address", "same-port"]
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _SETTING = re.compile(r"[a-z][a-z0-9-]*")
 _ZONE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
+_MEMORY = re.compile(r"(\d{1,12})([kmg]?)b?", re.IGNORECASE)
+_MEMORY_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+MIN_MEMORY = 16 * 1024**2
+"""A server that holds nothing takes about 10 MiB."""
 
 _DECIDED = "it is decided by the plan"
 RESERVED_SETTINGS: Mapping[str, str] = {
@@ -48,6 +64,10 @@ RESERVED_SETTINGS: Mapping[str, str] = {
             "logfile",
             "pidfile",
             "protected-mode",
+            "replica-announce-ip",
+            "replica-announce-port",
+            "slave-announce-ip",
+            "slave-announce-port",
             "supervised",
             "tls-port",
         ],
@@ -73,9 +93,16 @@ class SpecFields(TypedDict, total=False):
     replicas: int
     extra_replica_of: Sequence[str]
     min_primaries: int
-    runtime: Literal["auto", "process"]
+    runtime: RuntimeKind
     base_port: int | Literal["auto"] | None
     server: str | None
+    image: str | None
+    pull: Pull
+    announce: Announce
+    announce_host: str | None
+    publish: bool
+    ephemeral: bool
+    memory: str | None
     zones: Sequence[str]
     settings: Mapping[str, str]
     state_root: str | None
@@ -92,10 +119,19 @@ class ClusterSpec:
             replicas, one per primary in order.
         extra_replica_of: the primaries (name or index) that take the extra replicas instead, in turn.
         min_primaries: refuse a shape with fewer.
-        runtime: ``process`` runs the servers as local processes; ``auto`` takes the best runtime there is.
+        runtime: ``docker`` runs the servers in containers, ``process`` as local processes; ``auto`` takes an engine
+            that answers, otherwise processes.
         base_port: data port of the first node, the others follow; ``None`` takes 6379 or the next free block,
             ``"auto"`` a random free block, a number is strict. Bus ports are 10000 above.
-        server: path of the server binary; ``None`` looks for one.
+        server: path of the server binary (processes); ``None`` looks for one.
+        image: what containers run; ``None`` takes `DEFAULT_IMAGE`.
+        pull: when the image is pulled: if it is ``missing``, ``always`` or ``never``.
+        announce: how containers are announced to clients (see `bootstrap.planning.addressing`); ``auto`` decides by
+            the engine and who can reach it.
+        announce_host: a name that leads to this machine, announced by every node (``host-name``).
+        publish: publish data ports on 127.0.0.1 where the announced addresses do not need it.
+        ephemeral: no volumes: the data are gone with the containers.
+        memory: limit of each container, such as ``256m``.
         zones: simulated availability zones, dealt to the nodes in turn.
         settings: any other server settings, as in its configuration file.
         state_root: folder that holds the clusters of the process runtime; ``None`` takes the user's state folder.
@@ -108,9 +144,16 @@ class ClusterSpec:
     replicas: int = 1
     extra_replica_of: Sequence[str] = ()
     min_primaries: int = 1
-    runtime: Literal["auto", "process"] = "auto"
+    runtime: RuntimeKind = "auto"
     base_port: int | Literal["auto"] | None = None
     server: str | None = None
+    image: str | None = None
+    pull: Pull = "missing"
+    announce: Announce = "auto"
+    announce_host: str | None = None
+    publish: bool = True
+    ephemeral: bool = False
+    memory: str | None = None
     zones: Sequence[str] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     state_root: str | None = None
@@ -155,6 +198,9 @@ def parse_spec(raw: Mapping[str, object]) -> ClusterSpec:
     for name in ("nodes", "replicas", "min_primaries", "base_port"):
         if isinstance(text := values.get(name), str) and re.fullmatch(r"\s*-?\d+\s*", text):
             values[name] = int(text)
+    for name in ("publish", "ephemeral"):
+        if isinstance(text := values.get(name), str) and text.lower() in _TRUTH:
+            values[name] = _TRUTH[text.lower()]
     for name in ("zones", "extra_replica_of"):
         if isinstance(text := values.get(name), str):
             values[name] = tuple(part.strip() for part in text.split(",")) if text else ()
@@ -164,6 +210,9 @@ def parse_spec(raw: Mapping[str, object]) -> ClusterSpec:
     if problems := (*unknown, *spec.problems()):
         raise SpecError(problems)
     return spec
+
+
+_TRUTH = {"yes": True, "true": True, "1": True, "on": True, "no": False, "false": False, "0": False, "off": False}
 
 
 def _setting_text(value: object) -> str:
@@ -198,6 +247,18 @@ def primary_index(spec: ClusterSpec, ref: str) -> int | None:
     return names.get(str(ref))
 
 
+def memory_bytes(text: str) -> int:
+    """``256m`` as bytes; units are powers of 1024.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    match = _MEMORY.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no amount of memory")
+    return int(match[1]) * _MEMORY_UNITS[match[2].lower()]
+
+
 def _own_problems(spec: ClusterSpec) -> Iterator[Problem]:
     if not isinstance(spec.name, str) or not _NAME.fullmatch(spec.name):
         yield Problem(
@@ -210,15 +271,83 @@ def _own_problems(spec: ClusterSpec) -> Iterator[Problem]:
     yield from _number(
         "min_primaries", spec.min_primaries, 1, MAX_NODES, "the largest cluster the servers are made for"
     )
-    if spec.runtime not in ("auto", "process"):
-        yield Problem("runtime", f"{spec.runtime!r} is not a runtime", "use auto or process")
+    yield from _choice("runtime", spec.runtime, get_args(RuntimeKind))
     port = spec.base_port
     if port not in (None, "auto") and (not isinstance(port, int) or isinstance(port, bool)):
         yield Problem("base_port", f"{port!r} is not a port", "use a number or auto")
     if not isinstance(spec.extra_replica_of, tuple):
         yield Problem("extra_replica_of", f"{spec.extra_replica_of!r} is not a list of names", "use a tuple of names")
+    yield from _container_problems(spec)
     yield from _zone_problems(spec.zones)
     yield from _setting_problems(spec.settings)
+
+
+def _choice(name: str, value: object, choices: Sequence[str]) -> Iterator[Problem]:
+    if value not in choices:
+        yield Problem(name, f"{value!r} is not one of {', '.join(choices)}", f"use {' or '.join(choices)}")
+
+
+def _container_problems(spec: ClusterSpec) -> Iterator[Problem]:
+    yield from _choice("pull", spec.pull, get_args(Pull))
+    yield from _choice("announce", spec.announce, get_args(Announce))
+    for name in ("publish", "ephemeral"):
+        if not isinstance(value := getattr(spec, name), bool):
+            yield Problem(name, f"{value!r} is neither true nor false", "use true or false")
+    if spec.image is not None and not (isinstance(spec.image, str) and _IMAGE.fullmatch(spec.image)):
+        yield Problem("image", f"{spec.image!r} is not the name of an image", f"use a name such as {DEFAULT_IMAGE}")
+    if spec.memory is not None:
+        try:
+            enough = memory_bytes(spec.memory) >= MIN_MEMORY
+        except (ValueError, AttributeError):
+            enough = False
+        if not enough:
+            yield Problem("memory", f"{spec.memory!r} is no limit for a server", "use 16m or more, such as 256m")
+    yield from _announce_host_problems(spec)
+    if asked := containers_asked(spec):
+        if spec.runtime == "process":
+            yield Problem("runtime", f"process does not go with {asked}", f"leave out {asked}, or use docker")
+        if spec.server is not None:
+            yield Problem("server", f"a server binary does not go with {asked}", "leave one of them out")
+    if spec.server is not None and spec.runtime == "docker":
+        yield Problem("server", "containers run an image, not a server binary", "use --image")
+
+
+def containers_asked(spec: ClusterSpec) -> str:
+    """The field that only makes sense for containers, as a word for people; "" if there is none."""
+    default = ClusterSpec.__dataclass_fields__
+    fields = ("image", "announce", "announce_host", "publish", "ephemeral", "memory")
+    found = next((name for name in fields if getattr(spec, name) != default[name].default), "")
+    return {"publish": "no-publish"}.get(found, found.replace("_", "-"))
+
+
+def _announce_host_problems(spec: ClusterSpec) -> Iterator[Problem]:
+    name = spec.announce_host
+    if name is None:
+        if spec.announce == "host-name":
+            yield Problem("announce", "host-name needs the name to announce", "give --announce-host NAME")
+        return
+    if not isinstance(name, str) or not _HOST.fullmatch(name):
+        yield Problem("announce_host", f"{name!r} is not a host name", "use a name such as myhost.local")
+    elif len(name) > MAX_ANNOUNCED:
+        yield Problem(
+            "announce_host",
+            f"{name!r} has {len(name)} characters, and servers announce at most {MAX_ANNOUNCED}",
+            "use a shorter name for this machine, or leave it out",
+        )
+    elif name.lower() == "localhost" or _looks_like_an_address(name):
+        yield Problem(
+            "announce_host",
+            f"{name} leads each container to itself or is no name",
+            "use a name that leads to this machine from everywhere, such as myhost.local",
+        )
+    if spec.announce not in ("auto", "host-name"):
+        yield Problem("announce_host", f"{spec.announce} announces no name", "leave one of them out")
+    if not spec.publish:
+        yield Problem("publish", "a name leads to ports that must be published", "leave out --no-publish")
+
+
+def _looks_like_an_address(name: str) -> bool:
+    return all(part.isdigit() for part in name.split("."))
 
 
 def _number(name: str, value: object, low: int, high: int, why: str) -> Iterator[Problem]:

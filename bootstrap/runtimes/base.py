@@ -9,10 +9,12 @@ from typing import Any, Literal, Protocol
 
 import anyio
 
+from bootstrap.events import Reporter
 from bootstrap.judging.causes import Outcome
-from bootstrap.planning.addressing import NodeAddresses
-from bootstrap.planning.plan import Facts, Plan, PlannedNode
+from bootstrap.planning.addressing import Announcement, NodeAddresses
+from bootstrap.planning.plan import Facts, Kept, Plan, PlannedNode
 from bootstrap.planning.site import Site
+from bootstrap.planning.subnets import Network
 
 Action = Literal["stop", "kill", "pause", "resume"]
 
@@ -46,6 +48,8 @@ class Record:
         folder: where its state is, "" if nowhere on this machine.
         owner: process id of the creator and its start time, for finding orphans.
         orphan: it says of itself that it belongs to a process, and that process is gone.
+        announcement: how its containers announce themselves.
+        network: the network that they are on.
     """
 
     name: str
@@ -59,6 +63,13 @@ class Record:
     folder: str = ""
     owner: Mapping[str, Any] = field(default_factory=dict)
     orphan: bool = False
+    announcement: Announcement | None = None
+    network: Network | None = None
+
+    @property
+    def kept(self) -> Kept:
+        """What it keeps when it is planned again."""
+        return Kept(self.base_port, self.announcement, self.network)
 
     @property
     def running(self) -> int:
@@ -80,8 +91,19 @@ class Runtime(Protocol):
 
     kind: str
 
-    async def survey(self, record: Record | None = None) -> Site:
+    async def fetch(self, record: Record | None, reporter: Reporter) -> None:
+        """Get what servers are started from, if it is not here yet; told as a phase only where something is fetched.
+
+        Raises:
+            RuntimeUnavailable: it cannot be had.
+        """
+
+    async def survey(self, record: Record | None = None, *, names: Collection[str] = ()) -> Site:
         """Look at the machine, for a new cluster or for an existing one, which keeps its server.
+
+        Args:
+            record: the existing cluster.
+            names: host names to look up as this machine does.
 
         Raises:
             RuntimeUnavailable: nothing can be started here, with the reason.
@@ -97,7 +119,8 @@ class Runtime(Protocol):
         """Make what the nodes need and record the cluster; idempotent.
 
         Raises:
-            PortTaken: a port of the plan was taken since the survey.
+            Taken: a port or a subnet of the plan was taken since the survey.
+            Conflict: something of that name is not ours, or another command makes this cluster.
         """
 
     async def start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:

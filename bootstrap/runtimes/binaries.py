@@ -11,10 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from bootstrap.errors import RuntimeUnavailable
 from bootstrap.judging.views import parse_version
-from bootstrap.planning.site import OLDEST, ServerInfo
+from bootstrap.planning.site import OLDEST, ServerInfo, Version
 
 _VERSION = re.compile(r"(?P<flavor>Valkey|Redis) server v=(?P<version>\S+)")
 _INSTALL = (
@@ -70,17 +71,15 @@ def _ask(path: str, source: str) -> ServerInfo:
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RuntimeUnavailable(f"`{path}` cannot be run: {error}", code="no-server", hint=_INSTALL) from error
-    match = _VERSION.search(done.stdout)
-    if match is None:
+    found = read_version(done.stdout)
+    if found is None:
         said = (done.stdout + done.stderr).strip().splitlines()
         raise RuntimeUnavailable(
             f"`{path}` is not a Valkey or Redis server: it says {said[0] if said else 'nothing'!r}",
             code="no-server",
             hint=_INSTALL,
         )
-    server = ServerInfo(
-        "valkey" if match["flavor"] == "Valkey" else "redis", parse_version(match["version"]), path, source
-    )
+    server = ServerInfo(*found, path, source)
     if server.version < OLDEST:
         raise RuntimeUnavailable(
             f"`{path}` is {server}, and {OLDEST[0]}.{OLDEST[1]} is the oldest that works",
@@ -88,3 +87,11 @@ def _ask(path: str, source: str) -> ServerInfo:
             hint=_INSTALL,
         )
     return server
+
+
+def read_version(text: str) -> tuple[Literal["valkey", "redis"], Version] | None:
+    """Flavour and version in what a server prints for ``--version``; None if it is no server's."""
+    match = _VERSION.search(text)
+    if match is None:
+        return None
+    return ("valkey" if match["flavor"] == "Valkey" else "redis"), parse_version(match["version"])

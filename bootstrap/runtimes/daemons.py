@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -146,3 +148,16 @@ def _write(path: Path, document: Mapping[str, object]) -> None:
     temporary = path.with_suffix(".tmp")
     write_private(temporary, json.dumps(document).encode())
     temporary.replace(path)
+
+
+def owner() -> dict[str, Any]:
+    """This process, as the owner of what it makes: its id, its start time and its machine."""
+    return {"pid": os.getpid(), "started": process_start(os.getpid()), "machine": platform.node()}
+
+
+def owner_gone(owner: Mapping[str, Any]) -> bool:
+    """Whether a cluster's owner has ended; one on another machine cannot be asked and counts as alive."""
+    if not owner or owner.get("machine", platform.node()) != platform.node():
+        return False
+    started = process_start(int(owner["pid"]))
+    return started is None or abs(started - float(owner["started"] or 0)) > 2

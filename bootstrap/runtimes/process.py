@@ -13,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,26 +23,20 @@ import anyio
 from filelock import FileLock, Timeout
 
 from bootstrap.concurrency import in_thread
-from bootstrap.errors import Conflict, NodeFailed, PortTaken, RuntimeUnavailable
+from bootstrap.errors import Conflict, NodeFailed, PortTaken
+from bootstrap.events import Reporter
 from bootstrap.planning.plan import CONFIG_FILE, Facts, Plan, PlannedNode
 from bootstrap.planning.ports import block_ports, taken_error
 from bootstrap.planning.site import Host, ServerInfo, Site
 from bootstrap.runtimes import daemons, listening
 from bootstrap.runtimes.base import Action, LocalVantage, NodeRecord, Record, Vantage
 from bootstrap.runtimes.binaries import find_server
-from bootstrap.runtimes.records import dump_record, load_record
+from bootstrap.runtimes.claims import claimed, default_root, state_error
+from bootstrap.runtimes.records import dump_record, load_record, reserved_ports
 
 RECORD_FILE = "cluster.json"
 PORTS_LOCK = ".ports"
 FOLLOW_SECONDS = 0.2
-_ROOT_HINT = "choose another folder with --state-root"
-
-
-def default_root() -> Path:
-    """The user's state folder, such as ``~/.local/state/valkey-bootstrap``."""
-    import platformdirs
-
-    return Path(platformdirs.user_state_dir("valkey-bootstrap", appauthor=False))
 
 
 class ProcessRuntime:
@@ -63,10 +57,13 @@ class ProcessRuntime:
         self._given_server = server
         self._owned = owned
         self._server: ServerInfo | None = None
-        self._made_root = False
 
-    async def survey(self, record: Record | None = None) -> Site:
+    async def fetch(self, record: Record | None, reporter: Reporter) -> None:
+        """See `Runtime.fetch`: a binary is here, or it is not."""
+
+    async def survey(self, record: Record | None = None, *, names: Collection[str] = ()) -> Site:
         """See `Runtime.survey`."""
+        del names  # local processes announce no names
         return await in_thread(self._survey, record)
 
     async def inventory(self, name: str | None = None) -> Sequence[Record]:
@@ -75,7 +72,7 @@ class ProcessRuntime:
 
     def claim(self, name: str) -> AbstractAsyncContextManager[None]:
         """See `Runtime.claim`: a lock file beside the cluster's folder, gone again afterwards."""
-        return self._claim(name)
+        return claimed(self.root, f".{name}.lock", name)
 
     async def prepare(self, plan: Plan) -> Facts:
         """See `Runtime.prepare`."""
@@ -128,7 +125,7 @@ class ProcessRuntime:
             hosts=(Host(platform.node() or "localhost"),),
             server=server,
             taken_ports=_name_ours(listening.taken_ports(), records),
-            reserved_ports=_reserved(records),
+            reserved_ports=reserved_ports(records),
             ephemeral_ports=listening.ephemeral_ports(),
             seed=secrets.randbelow(2**32),
         )
@@ -142,7 +139,7 @@ class ProcessRuntime:
         except (FileNotFoundError, NotADirectoryError):
             return ()
         except OSError as error:
-            raise _state_error(self.root, error) from error
+            raise state_error(self.root, error) from error
         return tuple(filter(None, map(self._readable_record, folders)))
 
     def _readable_record(self, folder: Path) -> Record | None:
@@ -157,7 +154,7 @@ class ProcessRuntime:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _state_error(folder, error) from error
+            raise state_error(folder, error) from error
         try:
             record = load_record(text, runtime=self.kind, folder=str(folder))
         except ValueError as error:
@@ -167,55 +164,7 @@ class ProcessRuntime:
             ) from error  # fmt: skip
         alive = daemons.running([folder / node.name for node in record.nodes])
         nodes = tuple(_with_process(node, alive.get(folder / node.name)) for node in record.nodes)
-        return replace(record, nodes=nodes, orphan=_owner_gone(record.owner))
-
-    @asynccontextmanager
-    async def _claim(self, name: str) -> AsyncIterator[None]:
-        lock = await in_thread(self._acquire, name)
-        try:
-            yield
-        finally:
-            with anyio.CancelScope(shield=True):
-                await in_thread(self._release, lock)
-
-    def _acquire(self, name: str) -> FileLock:
-        self._make_root()
-        lock = FileLock(self.root / f".{name}.lock", timeout=0, thread_local=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise Conflict(
-                f'another command is at work on "{name}"',
-                code="busy",
-                hint="wait for it, or choose another --name",
-            ) from None
-        except OSError as error:
-            raise _state_error(self.root, error) from error
-        return lock
-
-    def _release(self, lock: FileLock) -> None:
-        # Removed while it is still held: whoever waits for the old file sees that it is gone and opens a new one.
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-        if self._made_root:
-            # A folder that was made for nothing goes again; one that holds something refuses.
-            with suppress(OSError):
-                self.root.rmdir()
-
-    def _make_root(self) -> None:
-        try:
-            if not self.root.is_dir():
-                self.root.mkdir(mode=0o700, parents=True)
-                self._made_root = True
-        except FileExistsError:
-            if not self.root.is_dir():
-                raise RuntimeUnavailable(
-                    f"cannot keep state in {self.root}: it is not a folder",
-                    code="state-root",
-                    hint=_ROOT_HINT,
-                ) from None
-        except OSError as error:
-            raise _state_error(self.root, error) from error
+        return replace(record, nodes=nodes, orphan=daemons.owner_gone(record.owner))
 
     def _prepare(self, plan: Plan) -> Facts:
         folder = self._folder(plan.name)
@@ -233,7 +182,7 @@ class ProcessRuntime:
         ports = block_ports(plan.nodes[0].addresses.control.port, len(plan.nodes))
         taken = listening.holders(busy) if (busy := listening.busy_ports(ports)) else {}
         if plan.spec.base_port is None or plan.spec.base_port == "auto":
-            reserved = _reserved(self._inventory(None))
+            reserved = reserved_ports(self._inventory(None))
             taken |= {port: reserved[port] for port in ports if port in reserved and port not in taken}
         if taken:
             raise taken_error(taken)
@@ -250,15 +199,12 @@ class ProcessRuntime:
         made = Path(tempfile.mkdtemp(prefix=f".new-{plan.name}-", dir=self.root))
         try:
             created_at = datetime.now(UTC).isoformat(timespec="seconds")
-            record = dump_record(plan, created_at=created_at, owner=self._owner())
+            record = dump_record(plan, created_at=created_at, owner=daemons.owner() if self._owned else {})
             daemons.write_private(made / RECORD_FILE, record.encode())
             made.rename(folder)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise
-
-    def _owner(self) -> dict[str, Any]:
-        return {"pid": os.getpid(), "started": daemons.process_start(os.getpid())} if self._owned else {}
 
     def _start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
         folder = self._folder(name) / node.name
@@ -309,23 +255,8 @@ def _with_process(node: NodeRecord, pid: int | None) -> NodeRecord:
     return replace(node, running=pid is not None, detail=f"pid {pid}" if pid is not None else "")
 
 
-def _owner_gone(owner: Mapping[str, Any]) -> bool:
-    if not owner:
-        return False
-    started = daemons.process_start(int(owner["pid"]))
-    return started is None or abs(started - float(owner["started"] or 0)) > 2
-
-
-def _reserved(records: Sequence[Record]) -> dict[int, str]:
-    return {
-        port: f'the cluster "{record.name}"'
-        for record in records
-        for port in block_ports(record.base_port, len(record.nodes))
-    }
-
-
 def _name_ours(taken: Mapping[int, str], records: Sequence[Record]) -> dict[int, str]:
-    ours = _reserved([record for record in records if record.running])
+    ours = reserved_ports([record for record in records if record.running])
     return {port: ours.get(port, holder) for port, holder in taken.items()}
 
 
@@ -347,14 +278,7 @@ def _state_errors(path: Path) -> Iterator[None]:
     except (PortTaken, Conflict):
         raise
     except OSError as error:
-        raise _state_error(path, error) from error
-
-
-def _state_error(path: Path, error: OSError) -> RuntimeUnavailable:
-    reason = (error.strerror or str(error)).lower()
-    return RuntimeUnavailable(
-        f"cannot keep state in {error.filename or path}: {reason}", code="state-root", hint=_ROOT_HINT
-    )
+        raise state_error(path, error) from error
 
 
 def _read_log(folder: Path, tail: int | None) -> str:

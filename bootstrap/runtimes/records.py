@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bootstrap.planning.addressing import Address, NodeAddresses
-from bootstrap.planning.plan import Plan
+from bootstrap.planning.addressing import Address, Announcement, NodeAddresses
+from bootstrap.planning.plan import Plan, PlannedNode
+from bootstrap.planning.ports import block_ports
 from bootstrap.planning.spec import ClusterSpec
+from bootstrap.planning.subnets import Network
 from bootstrap.runtimes.base import NodeRecord, Record
 
 FORMAT_VERSION = 1
 
 
+OPEN: Mapping[str, tuple[Any, ...]] = {
+    # Field -> the values that leave it open: such a field asks for nothing of a cluster that exists.
+    "base_port": (None, "auto"),
+    "server": (None,),
+    "image": (None,),
+    "announce": ("auto",),
+    "announce_host": (None,),
+}
+
+
 def identity(spec: ClusterSpec) -> dict[str, Any]:
     """The fields of a specification that make a cluster what it is; where it lives and what starts it is left out."""
     fields = asdict(spec)
-    for name in ("runtime", "state_root", "min_primaries"):
+    for name in ("runtime", "pull", "state_root", "min_primaries"):
         del fields[name]
     fields["zones"] = list(spec.zones)
     fields["extra_replica_of"] = [str(ref) for ref in spec.extra_replica_of]
@@ -27,22 +40,32 @@ def identity(spec: ClusterSpec) -> dict[str, Any]:
 
 def differences(spec: ClusterSpec, record: Record) -> dict[str, tuple[Any, Any]]:
     """Field -> (what the record has, what is asked for), where they differ; a field left open asks for nothing."""
-    asked = identity(spec)
-    found = {name: (record.spec.get(name), value) for name, value in asked.items() if record.spec.get(name) != value}
-    if spec.base_port in (None, "auto", record.base_port):
-        found.pop("base_port", None)
-    if "base_port" in found:
-        found["base_port"] = (record.base_port, spec.base_port)
+    # A field that is younger than the record had its default then.
+    had = {**identity(ClusterSpec()), **record.spec}
+    had |= {"base_port": record.base_port}
     # A server may be given by any path that leads to the one that is used.
-    found.pop("server", None)
-    if spec.server is not None and (given := shutil.which(spec.server) or spec.server) != record.server_path:
-        found["server"] = (record.server_path, given)
-    return found
+    had |= {"server": record.server_path, "image": record.server_path}
+    if record.announcement is not None:
+        had |= {"announce": record.announcement.strategy}
+    asked = identity(spec)
+    if spec.server is not None:
+        asked["server"] = shutil.which(spec.server) or spec.server
+    return {
+        name: (had[name], value)
+        for name, value in asked.items()
+        if had[name] != value and value not in OPEN.get(name, ())
+    }
 
 
 def dump_record(plan: Plan, *, created_at: str, owner: dict[str, Any]) -> str:
     """The JSON text of a plan's record."""
-    document = {
+    document = cluster_document(plan, created_at=created_at, owner=owner)
+    return json.dumps(document | {"nodes": [node_document(node) for node in plan.nodes]}, indent=2) + "\n"
+
+
+def cluster_document(plan: Plan, *, created_at: str, owner: dict[str, Any]) -> dict[str, Any]:
+    """A record without its nodes."""
+    return {
         "format_version": FORMAT_VERSION,
         "name": plan.name,
         "created_at": created_at,
@@ -50,24 +73,31 @@ def dump_record(plan: Plan, *, created_at: str, owner: dict[str, Any]) -> str:
         "base_port": plan.nodes[0].addresses.control.port,
         "spec": identity(plan.spec),
         "owner": owner,
-        "nodes": [
-            {
-                "name": node.name,
-                "index": node.index,
-                "host": node.host,
-                "zone": node.zone,
-                "addresses": {
-                    "host": str(node.addresses.host),
-                    "network": str(node.addresses.network) if node.addresses.network else None,
-                    "control": str(node.addresses.control),
-                    "meet": str(node.addresses.meet),
-                    "bus_port": node.addresses.bus_port,
-                },
-            }
-            for node in plan.nodes
-        ],
+        "announcement": asdict(plan.announcement) if plan.announcement else None,
+        "network": asdict(plan.network) if plan.network else None,
     }
-    return json.dumps(document, indent=2) + "\n"
+
+
+def node_document(node: PlannedNode) -> dict[str, Any]:
+    """A node's part of a record."""
+    return {
+        "name": node.name,
+        "index": node.index,
+        "host": node.host,
+        "zone": node.zone,
+        "addresses": {
+            "host": str(node.addresses.host),
+            "network": _text(node.addresses.network),
+            "control": str(node.addresses.control),
+            "meet": str(node.addresses.meet),
+            "bus_port": node.addresses.bus_port,
+            "announced": _text(node.addresses.announced),
+        },
+    }
+
+
+def _text(address: Address | None) -> str | None:
+    return str(address) if address else None
 
 
 def load_record(text: str, *, runtime: str, folder: str) -> Record:
@@ -91,9 +121,21 @@ def load_record(text: str, *, runtime: str, folder: str) -> Record:
             server_path=document["server"]["path"],
             folder=folder,
             owner=document["owner"],
+            # Records of the first version have neither.
+            announcement=Announcement(**made) if (made := document.get("announcement")) else None,
+            network=Network(**made) if (made := document.get("network")) else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a cluster's record: {error!r}") from error
+
+
+def reserved_ports(records: Sequence[Record]) -> dict[int, str]:
+    """Port -> the cluster of ours that it belongs to, in words."""
+    return {
+        port: f'the cluster "{record.name}"'
+        for record in records
+        for port in block_ports(record.base_port, len(record.nodes))
+    }
 
 
 def _node(document: dict[str, Any]) -> NodeRecord:
@@ -105,9 +147,14 @@ def _node(document: dict[str, Any]) -> NodeRecord:
         zone=document["zone"],
         addresses=NodeAddresses(
             host=Address.parse(where["host"]),
-            network=Address.parse(where["network"]) if where["network"] else None,
+            network=_address(where["network"]),
             control=Address.parse(where["control"]),
             meet=Address.parse(where["meet"]),
             bus_port=where["bus_port"],
+            announced=_address(where.get("announced")),
         ),
     )
+
+
+def _address(text: str | None) -> Address | None:
+    return Address.parse(text) if text else None

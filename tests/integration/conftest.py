@@ -185,7 +185,12 @@ class Command:
         """The environment of the process."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("VALKEY_BOOTSTRAP")}
         # Logs of failed creations are kept in the temporary folder: the test's own here.
-        own = {"VALKEY_BOOTSTRAP_STATE_ROOT": str(self.root), "NO_COLOR": "1", "TMPDIR": str(self.root.parent)}
+        own = {
+            "VALKEY_BOOTSTRAP_RUNTIME": "process",
+            "VALKEY_BOOTSTRAP_STATE_ROOT": str(self.root),
+            "NO_COLOR": "1",
+            "TMPDIR": str(self.root.parent),
+        }
         return {**clean, **own, **self.environment}
 
     def argv(self, *args: str | float | Path) -> list[str]:

@@ -42,7 +42,7 @@ def blockbuster() -> Iterator[BlockBuster]:
 
 @pytest.fixture
 async def running(root: str) -> AsyncIterator[Cluster]:
-    async with bootstrap.cluster(nodes=3, replicas=0, state_root=root) as found:
+    async with bootstrap.cluster(nodes=3, replicas=0, runtime="process", state_root=root) as found:
         yield found
 
 
@@ -51,7 +51,7 @@ async def running(root: str) -> AsyncIterator[Cluster]:
 
 async def test_the_defaults(command: Command, root: str, blockbuster: BlockBuster) -> None:
     seen: list[Event] = []
-    async with bootstrap.cluster(state_root=root, observer=seen.append) as cluster:
+    async with bootstrap.cluster(runtime="process", state_root=root, observer=seen.append) as cluster:
         assert len(cluster.nodes) == 6
         assert cluster.name != "valkey"
         assert cluster.plan is not None
@@ -88,12 +88,12 @@ async def test_the_defaults(command: Command, root: str, blockbuster: BlockBuste
 async def test_two_at_once_are_two(command: Command, root: str) -> None:
     timelines = Timeline(), Timeline()
     async with (
-        bootstrap.cluster(nodes=2, replicas=0, state_root=root, observer=timelines[0]) as one,
-        bootstrap.cluster(nodes=2, replicas=0, state_root=root, observer=timelines[1]) as other,
+        bootstrap.cluster(nodes=2, replicas=0, runtime="process", state_root=root, observer=timelines[0]) as one,
+        bootstrap.cluster(nodes=2, replicas=0, runtime="process", state_root=root, observer=timelines[1]) as other,
     ):
         assert one.name != other.name
         assert set(one.endpoints()).isdisjoint(other.endpoints())
-        found = await bootstrap.clusters(state_root=root)
+        found = await bootstrap.clusters(runtime="process", state_root=root)
         assert {record.name for record in found} == {one.name, other.name}
     command.assert_nothing_left()
     for timeline in timelines:
@@ -107,7 +107,7 @@ async def test_two_at_once_are_two(command: Command, root: str) -> None:
 
 async def test_an_exception_in_the_block_removes(command: Command, root: str) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with bootstrap.cluster(nodes=2, replicas=0, state_root=root):
+        async with bootstrap.cluster(nodes=2, replicas=0, runtime="process", state_root=root):
             raise ZeroDivisionError
     command.assert_nothing_left()
 
@@ -118,31 +118,33 @@ async def test_an_observer_that_raises_ends_it(command: Command, root: str) -> N
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await bootstrap.create(nodes=2, replicas=0, state_root=root, observer=observe)
+        await bootstrap.create(nodes=2, replicas=0, runtime="process", state_root=root, observer=observe)
     command.assert_nothing_left()
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.25, 0.5, 1.0, 2.5])
 async def test_cancellation_removes(command: Command, root: str, delay: float) -> None:
     with anyio.move_on_after(delay) as scope:
-        async with bootstrap.cluster(nodes=3, replicas=0, state_root=root):
+        async with bootstrap.cluster(nodes=3, replicas=0, runtime="process", state_root=root):
             await anyio.sleep_forever()
     assert scope.cancelled_caught
     command.assert_nothing_left()
 
 
 async def test_a_cluster_may_be_kept(command: Command, root: str) -> None:
-    async with bootstrap.cluster(name="kept", nodes=2, replicas=0, state_root=root, keep=True) as cluster:
+    async with bootstrap.cluster(
+        name="kept", nodes=2, replicas=0, runtime="process", state_root=root, keep=True
+    ) as cluster:
         port = cluster.endpoints()[0].port
     assert ask(port, "PING")
-    (record,) = await bootstrap.clusters(state_root=root)
+    (record,) = await bootstrap.clusters(runtime="process", state_root=root)
     assert (record.name, record.running, record.orphan) == ("kept", 2, False)
     # Entering it again takes it as it is, and leaves what was there before.
-    async with bootstrap.cluster(name="kept", nodes=2, replicas=0, state_root=root) as same:
+    async with bootstrap.cluster(name="kept", nodes=2, replicas=0, runtime="process", state_root=root) as same:
         assert same.endpoints() == cluster.endpoints()
     assert len(command.processes()) == 2
-    assert await bootstrap.delete("kept", state_root=root)
-    assert not await bootstrap.delete("kept", state_root=root)
+    assert await bootstrap.delete("kept", runtime="process", state_root=root)
+    assert not await bootstrap.delete("kept", runtime="process", state_root=root)
     command.assert_nothing_left()
 
 
@@ -150,9 +152,9 @@ async def test_a_cluster_may_be_kept(command: Command, root: str) -> None:
 
 
 async def test_create_stop_create_attach_delete(command: Command, root: str, blockbuster: BlockBuster) -> None:
-    made = await bootstrap.create(name="long-lived", nodes=3, replicas=0, state_root=root)
+    made = await bootstrap.create(name="long-lived", nodes=3, replicas=0, runtime="process", state_root=root)
     port = made.endpoints()[0].port
-    by_name = await bootstrap.attach("long-lived", state_root=root)
+    by_name = await bootstrap.attach("long-lived", runtime="process", state_root=root)
     by_address = await bootstrap.attach(f"127.0.0.1:{port}")
     assert by_name.nodes == made.nodes
     assert by_name.plan is None
@@ -161,18 +163,18 @@ async def test_create_stop_create_attach_delete(command: Command, root: str, blo
     with pytest.raises(bootstrap.UsageError, match="somebody else runs these servers"):
         await by_address.delete()
     await by_name.stop()
-    (record,) = await bootstrap.clusters(state_root=root)
+    (record,) = await bootstrap.clusters(runtime="process", state_root=root)
     assert record.running == 0
     assert not (await made.status()).healthy
-    again = await bootstrap.create(name="long-lived", nodes=3, replicas=0, state_root=root)
+    again = await bootstrap.create(name="long-lived", nodes=3, replicas=0, runtime="process", state_root=root)
     assert again.endpoints() == made.endpoints()
     with pytest.raises(bootstrap.Conflict) as differs:
-        await bootstrap.create(name="long-lived", nodes=4, replicas=0, state_root=root)
+        await bootstrap.create(name="long-lived", nodes=4, replicas=0, runtime="process", state_root=root)
     assert differs.value.code == "spec-differs"
     await again.delete()
     await anyio.to_thread.run_sync(command.assert_nothing_left)
     with pytest.raises(bootstrap.UsageError) as gone:
-        await bootstrap.attach("long-lived", state_root=root)
+        await bootstrap.attach("long-lived", runtime="process", state_root=root)
     assert gone.value.code == "no-such-cluster"
     with pytest.raises(bootstrap.NodeFailed):
         await bootstrap.attach(f"127.0.0.1:{port}")
@@ -186,10 +188,10 @@ async def test_form_takes_a_cluster_as_it_is(running: Cluster) -> None:
 
 async def test_errors_carry_what_programs_need(command: Command, root: str) -> None:
     with pytest.raises(bootstrap.SpecError) as wrong:
-        await bootstrap.create(nodes=0, replicas=-1, name="../x", state_root=root)
+        await bootstrap.create(nodes=0, replicas=-1, name="../x", runtime="process", state_root=root)
     assert [problem.field for problem in wrong.value.problems] == ["name", "nodes", "replicas"]
     with pytest.raises(bootstrap.NodeFailed) as died:
-        await bootstrap.create(nodes=2, replicas=0, settings={"bogus": "1"}, state_root=root)
+        await bootstrap.create(nodes=2, replicas=0, settings={"bogus": "1"}, runtime="process", state_root=root)
     assert died.value.code == "server-bad-setting"
     assert all("bogus" in log for log in died.value.nodes.values())
     command.assert_nothing_left()
@@ -197,7 +199,7 @@ async def test_errors_carry_what_programs_need(command: Command, root: str) -> N
 
 async def test_a_deadline_that_is_too_short(command: Command, root: str) -> None:
     with pytest.raises(bootstrap.BootstrapError) as late:
-        await bootstrap.create(nodes=6, state_root=root, timeout=0.4)
+        await bootstrap.create(nodes=6, runtime="process", state_root=root, timeout=0.4)
     assert isinstance(late.value, (bootstrap.NotConverged, bootstrap.NodeFailed))
     assert "0.4 s" in late.value.message
     assert late.value.hint
@@ -238,10 +240,10 @@ def test_a_plan_loads_no_client() -> None:
 async def test_the_library_prints_nothing(root: str, capfd: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("valkey_bootstrap")
     handlers, level = list(logger.handlers), logger.level
-    async with bootstrap.cluster(nodes=2, replicas=0, state_root=root) as cluster:
+    async with bootstrap.cluster(nodes=2, replicas=0, runtime="process", state_root=root) as cluster:
         await cluster.status()
     with pytest.raises(bootstrap.NodeFailed):
-        await bootstrap.create(nodes=2, replicas=0, settings={"bogus": "1"}, state_root=root)
+        await bootstrap.create(nodes=2, replicas=0, settings={"bogus": "1"}, runtime="process", state_root=root)
     assert capfd.readouterr() == ("", "")
     assert (list(logger.handlers), logger.level) == (handlers, level)
 
@@ -252,7 +254,7 @@ import logging, sys, anyio, bootstrap
 logging.basicConfig(stream=sys.stderr, level=logging.{level}, format="%(levelname)s %(name)s %(message)s")
 
 async def main():
-    async with bootstrap.cluster(nodes=2, replicas=0, state_root=sys.argv[1]):
+    async with bootstrap.cluster(nodes=2, replicas=0, runtime="process", state_root=sys.argv[1]):
         pass
 
 anyio.run(main)
@@ -279,7 +281,7 @@ def handlers():
 
 async def main():
     before = handlers()
-    async with bootstrap.cluster(nodes=1, replicas=0, state_root=sys.argv[1]):
+    async with bootstrap.cluster(nodes=1, replicas=0, runtime="process", state_root=sys.argv[1]):
         assert handlers() == before
 
 anyio.run(main)
@@ -294,11 +296,11 @@ def test_signal_handlers_are_not_touched(root: str) -> None:
 
 async def test_no_thread_and_no_file_stays_open(root: str) -> None:
     me = psutil.Process()
-    async with bootstrap.cluster(nodes=2, replicas=0, state_root=root):
+    async with bootstrap.cluster(nodes=2, replicas=0, runtime="process", state_root=root):
         pass  # what is opened once and kept, by Python itself as well, is opened now
     files = me.num_fds()
     for _ in range(2):
-        async with bootstrap.cluster(nodes=2, replicas=0, state_root=root) as cluster:
+        async with bootstrap.cluster(nodes=2, replicas=0, runtime="process", state_root=root) as cluster:
             assert len(nodes_known_to(cluster.endpoints()[0].port)) == 2
     assert me.num_fds() == files
     assert me.children() == []

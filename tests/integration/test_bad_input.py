@@ -73,7 +73,7 @@ def listening(port: int) -> Iterator[None]:
         (("--set", "maxmemory"), ["--set: 'maxmemory' has no value", "KEY=VALUE"]),
         (("--set", "maxmemory=1\nport 1"), ["the value of maxmemory must be text of one line"]),
         (("--set", "max memory=1"), ["'max memory' is not the name of a server setting"]),
-        (("--runtime", "docker"), ["--runtime: 'docker' is not a runtime", "auto or process"]),
+        (("--runtime", "podman"), ["--runtime: 'podman' is not one of", "auto or docker or process"]),
         (("--survey",), ["--survey goes with --dry-run"]),
     ],
     ids=str,

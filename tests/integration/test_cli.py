@@ -141,7 +141,7 @@ def assert_nodes(found: list[dict[str, Any]], *extra: set[str]) -> None:
         assert set(node) >= set().union(NODE_KEYS, *extra)
         assert node["index"] == index
         assert node["name"] == f"valkey{index}"
-        assert set(node["addresses"]) == {"host", "network", "bus"}
+        assert set(node["addresses"]) == {"host", "network", "announced", "bus"}
 
 
 def test_the_json_of_create_and_status(cluster: Command) -> None:

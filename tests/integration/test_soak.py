@@ -24,7 +24,7 @@ async def test_formations_in_a_row(command: Command) -> None:
     for _ in range(COUNT):
         timeline = bootstrap.Timeline()
         cluster = await bootstrap.create(
-            nodes=12, replicas=1, state_root=str(command.root), observer=timeline, timeout=SECONDS
+            nodes=12, replicas=1, runtime="process", state_root=str(command.root), observer=timeline, timeout=SECONDS
         )
         assert_every_view_is_the_plan(cluster)
         assert_logs_are_clean(command.root / cluster.name, 12)

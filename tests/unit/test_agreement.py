@@ -16,7 +16,7 @@ from bootstrap.planning.plan import build_plan
 from bootstrap.planning.site import Site
 from bootstrap.planning.spec import ClusterSpec
 
-PLAN = build_plan(ClusterSpec(nodes=4, replicas=1), Site.assumed())
+PLAN = build_plan(ClusterSpec(nodes=4, replicas=1), Site.assumed(ClusterSpec(runtime="process")))
 Views = dict[str, View]
 
 

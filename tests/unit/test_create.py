@@ -199,7 +199,7 @@ async def test_a_port_taken_after_the_survey_leads_to_another_block(lab: Lab, ba
     made = await lab.create(base_port=base_port)
     ports = [node.addresses.control.port for node in made.plan.nodes]
     assert first + 2 not in ports
-    assert any("taking another block" in fields["message"] for fields in lab.fields("note.made"))
+    assert any("taking another one" in fields["message"] for fields in lab.fields("note.made"))
     assert await lab.names() == ["valkey"]
 
 

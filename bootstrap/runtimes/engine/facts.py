@@ -1,0 +1,78 @@
+"""Where the engine runs, and what is taken there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from bootstrap.planning.site import EnginePlace
+from bootstrap.runtimes import listening
+from bootstrap.runtimes.engine import labels
+
+_SOCKET = "unix:///var/run/docker.sock"
+
+
+def endpoint() -> str:
+    """Where the engine is asked: ``DOCKER_HOST``, the current context, or the usual socket."""
+    return os.environ.get("DOCKER_HOST") or docker.ContextAPI.kwargs_from_context().get("base_url") or _SOCKET
+
+
+def engine_place(
+    host: str, info: Mapping[str, Any], containers: Collection[str], *, machine: str, system: str, contained: bool
+) -> EnginePlace:
+    """Where an engine runs, seen from here.
+
+    Args:
+        host: how it is asked, such as ``unix:///var/run/docker.sock``.
+        info: what it says of itself.
+        containers: ids of its containers.
+        machine: our host name; in a container that is the beginning of its id, unless told otherwise.
+        system: our platform, as in `sys.platform`.
+        contained: whether we run in a container.
+    """
+    # Desktop goes first: it may be asked over TCP, too, and its ports are ours.
+    if "Docker Desktop" in str(info.get("OperatingSystem")):
+        return "desktop"
+    if not host.startswith(("unix://", "npipe://", "/")) and info.get("Name") != machine:
+        return "remote"
+    if system != "linux":
+        return "desktop"
+    if contained and any(each.startswith(machine) for each in containers):
+        return "nested"
+    if any("rootless" in option for option in info.get("SecurityOptions") or ()):
+        return "rootless"
+    return "local"
+
+
+def find_place(info: Mapping[str, Any], containers: Collection[str]) -> EnginePlace:
+    """Where the engine runs, seen from this process."""
+    return engine_place(
+        endpoint(),
+        info,
+        containers,
+        machine=socket.gethostname(),
+        system=sys.platform,
+        contained=Path("/.dockerenv").exists(),
+    )
+
+
+def taken_ports(containers: Sequence[Mapping[str, Any]], *, here: bool) -> dict[int, str]:
+    """Port -> holder, of what containers publish and, if the engine is on this machine, of what listens here."""
+    taken = listening.taken_ports() if here else {}
+    for each in containers:
+        cluster = each["Labels"].get(labels.CLUSTER)
+        holder = f'the cluster "{cluster}"' if cluster else f"the container {each['Names'][0].lstrip('/')}"
+        taken |= {int(port["PublicPort"]): holder for port in each["Ports"] or () if port.get("PublicPort")}
+    return taken
+
+
+def subnets(networks: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The subnets of the engine's networks."""
+    configs = [config for each in networks for config in each["IPAM"]["Config"] or ()]
+    return {config["Subnet"] for config in configs if config.get("Subnet")}

@@ -1,0 +1,77 @@
+"""Labels of the engine's objects <-> records: identity and constants only, the same that `cluster.json` holds.
+
+The network carries the whole record. Every container carries the cluster's part and its own, so that a cluster whose
+network was pruned away while it was stopped is still known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bootstrap.planning.plan import Plan, PlannedNode
+from bootstrap.runtimes import daemons
+from bootstrap.runtimes.base import NodeRecord, Record
+from bootstrap.runtimes.records import dump_record, load_record, node_document
+
+CLUSTER = "valkey-bootstrap.cluster"
+NODE = "valkey-bootstrap.node"
+RECORD = "valkey-bootstrap.record"
+
+Labels = Mapping[str, str]
+
+
+def network_labels(plan: Plan, *, created_at: str, owner: dict[str, Any]) -> dict[str, str]:
+    """The labels of a cluster's network."""
+    document = json.loads(dump_record(plan, created_at=created_at, owner=owner))
+    return {CLUSTER: plan.name, RECORD: _compact(document)}
+
+
+def container_labels(network: Labels, node: PlannedNode) -> dict[str, str]:
+    """The labels of a node's container on a network with these labels."""
+    document = json.loads(network[RECORD])
+    del document["nodes"]
+    return {CLUSTER: network[CLUSTER], NODE: _compact(node_document(node)), RECORD: _compact(document)}
+
+
+def read_record(network: Labels | None, containers: Sequence[Labels], *, runtime: str) -> Record:
+    """The record of a cluster, from its network or, without one, from its containers.
+
+    Raises:
+        ValueError: labels that this version cannot read.
+    """
+    if network is not None:
+        text = network.get(RECORD, "")
+    else:
+        document = json.loads(containers[0].get(RECORD, "null"))
+        nodes = [json.loads(labels.get(NODE, "null")) for labels in containers]
+        if not isinstance(document, dict) or not all(isinstance(node, dict) for node in nodes):
+            raise ValueError("no record in its labels")
+        text = json.dumps(document | {"nodes": sorted(nodes, key=lambda node: node.get("index", 0))})
+    record = load_record(text, runtime=runtime, folder="")
+    return replace(record, orphan=daemons.owner_gone(record.owner))
+
+
+def node_name(labels: Labels) -> str:
+    """The name of the node whose container has these labels; "" if they name none."""
+    try:
+        document = json.loads(labels.get(NODE, "null"))
+    except ValueError:
+        return ""
+    return str(document.get("name", "")) if isinstance(document, dict) else ""
+
+
+def with_states(record: Record, states: Mapping[str, tuple[bool, str]]) -> Record:
+    """The record with what runs now: node name -> whether its container runs, and a detail."""
+
+    def stated(node: NodeRecord) -> NodeRecord:
+        running, detail = states.get(node.name, (False, ""))
+        return replace(node, running=running, detail=detail)
+
+    return replace(record, nodes=tuple(map(stated, record.nodes)))
+
+
+def _compact(document: Any) -> str:
+    return json.dumps(document, separators=(",", ":"))

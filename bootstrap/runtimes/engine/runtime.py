@@ -1,0 +1,488 @@
+"""The engine runtime: one container per node, on a network of the cluster's own.
+
+What is made: a bridge network (``valkey-net``), whose labels hold the cluster's record; for every node a volume
+(``valkey0-data``) and a container (``valkey0``) with a fixed address. Everything carries the label
+``valkey-bootstrap.cluster``, and nothing without it is touched. The SDK blocks: all of its calls run in threads.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+import threading
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal
+
+import anyio
+import anyio.from_thread
+import docker
+from docker.errors import APIError, NotFound
+from docker.types import IPAMConfig, IPAMPool, LogConfig, Mount
+
+from bootstrap.concurrency import THREADS, in_thread, together
+from bootstrap.errors import BootstrapError, Conflict, NodeFailed, RuntimeUnavailable, Taken
+from bootstrap.events import Reporter
+from bootstrap.planning.addressing import Address
+from bootstrap.planning.plan import CONFIG_FILE, DATA_FOLDER, Container, Facts, Plan, PlannedNode, bind
+from bootstrap.planning.site import Engine, Host, Site
+from bootstrap.planning.spec import DEFAULT_IMAGE, Pull
+from bootstrap.planning.subnets import Network
+from bootstrap.planning.text import listing
+from bootstrap.runtimes import addresses, daemons, listening
+from bootstrap.runtimes.base import Action, LocalVantage, Record, Vantage
+from bootstrap.runtimes.claims import claimed, default_root
+from bootstrap.runtimes.engine import labels
+from bootstrap.runtimes.engine.archives import SERVER_UID, pack
+from bootstrap.runtimes.engine.facts import endpoint, find_place, subnets, taken_ports
+from bootstrap.runtimes.engine.failures import API_SECONDS, busy, engine_errors, said_by, start_error
+from bootstrap.runtimes.engine.images import Images
+from bootstrap.runtimes.engine.netns import NamespaceVantage, can_enter
+from bootstrap.runtimes.records import reserved_ports
+
+STOP_SECONDS = 10
+FOLLOW_SECONDS = 0.2
+LOG_BYTES = "10m"
+
+_UP = frozenset({"running", "paused"})
+_REMOVERS = {"network": "network rm", "container": "rm", "volume": "volume rm"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """An object of ours: its kind, its id, its name, and the node that it belongs to."""
+
+    kind: Literal["container", "volume", "network"]
+    id: str
+    name: str
+    node: str = ""
+
+
+class EngineRuntime:
+    """See `bootstrap.runtimes.base.Runtime`.
+
+    Args:
+        image: what containers run; None takes `DEFAULT_IMAGE`.
+        pull: when the image is pulled.
+        owned: what is created belongs to this process, and is an orphan when it is gone.
+    """
+
+    kind = "docker"
+
+    def __init__(self, *, image: str | None = None, pull: Pull = "missing", owned: bool = False) -> None:
+        self._given_image = image
+        self._pull = pull
+        self._owned = owned
+        self._made: docker.DockerClient | None = None
+        self._making = threading.Lock()
+        self._images = Images(lambda: self._api)
+
+    async def describe(self) -> str:
+        """The engine in words, such as ``Docker Engine 28.2.2 at unix:///var/run/docker.sock``.
+
+        Raises:
+            RuntimeUnavailable: none answers; code ``no-engine`` where none is there at all.
+        """
+        return await in_thread(self._describe)
+
+    async def fetch(self, record: Record | None, reporter: Reporter) -> None:
+        """See `Runtime.fetch`: pulls the image."""
+        image = self._image(record)
+        if not await in_thread(self._images.must_pull, image, self._pull):
+            return
+        with reporter.phase("pull", f"Pulling {image}", f"Pulled {image}") as phase:
+            await in_thread(self._images.pull, image, phase)
+
+    async def survey(self, record: Record | None = None, *, names: Collection[str] = ()) -> Site:
+        """See `Runtime.survey`."""
+        return await in_thread(self._survey, record, tuple(names))
+
+    async def inventory(self, name: str | None = None) -> Sequence[Record]:
+        """See `Runtime.inventory`; labels that cannot be read raise `Conflict` only when asked for by name."""
+        return await in_thread(self._inventory, name)
+
+    def claim(self, name: str) -> AbstractAsyncContextManager[None]:
+        """See `Runtime.claim`: a lock file named after the engine and the cluster, in the user's state folder."""
+        return self._claim(name)
+
+    async def prepare(self, plan: Plan) -> Facts:
+        """See `Runtime.prepare`: makes the network, which is the cluster's record."""
+        return await in_thread(self._prepare, plan)
+
+    async def start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
+        """See `Runtime.start`."""
+        await in_thread(self._start, name, node, files)
+
+    async def control(self, name: str, node: str, action: Action) -> None:
+        """See `Runtime.control`."""
+        await in_thread(self._control, name, node, action)
+
+    async def logs(self, name: str, node: str, *, tail: int | None = None) -> str:
+        """See `Runtime.logs`."""
+        return await in_thread(self._logs, name, node, tail)
+
+    async def follow(self, name: str, node: str, *, tail: int | None = 0) -> AsyncIterator[str]:
+        """See `Runtime.follow`: whole lines, asked for again and again; a stream would end with the container's run."""
+        last, seen = "", False
+        while True:
+            read = await in_thread(self._log_after, name, node, last, tail)
+            if read is None and (seen or not await self.inventory(name)):
+                return
+            if read is not None:
+                text, last = read
+                seen, tail = True, None
+                if text:
+                    yield text
+            await anyio.sleep(FOLLOW_SECONDS)
+
+    async def remove(self, name: str, nodes: Collection[str] | None = None) -> Sequence[str]:
+        """See `Runtime.remove`."""
+        found = await in_thread(self._removable, name, nodes)
+        left: list[str] = []
+        # Containers first: a volume or a network that is in use cannot go.
+        for kind in ("container", "volume", "network"):
+            await together(partial(self._remove_one, each, left) for each in found if each.kind == kind)
+        return tuple(sorted(left))
+
+    def vantages(self, record: Record) -> Sequence[Vantage]:
+        """See `Runtime.vantages`: inside a container that runs, where we may enter it; otherwise this machine."""
+        if can_enter():
+            return (NamespaceVantage("inside the network", partial(self._pid_of_any, record.name)),)
+        return (LocalVantage(),)
+
+    # What follows blocks, and runs in a thread.
+
+    @property
+    def _api(self) -> docker.APIClient:
+        with self._making:
+            if self._made is None:
+                with engine_errors("reach the engine"):
+                    self._made = docker.from_env(timeout=API_SECONDS, max_pool_size=THREADS)
+            return self._made.api
+
+    def _describe(self) -> str:
+        with engine_errors("reach the engine"):
+            version = self._api.version()
+        return f"Docker Engine {version['Version']} at {endpoint()}"
+
+    def _image(self, record: Record | None) -> str:
+        return self._given_image or (record.server_path if record else DEFAULT_IMAGE)
+
+    def _survey(self, record: Record | None, names: tuple[str, ...]) -> Site:
+        api, image = self._api, self._image(record)
+        with engine_errors("survey the engine"):
+            info, version = api.info(), api.version()["Version"]
+            containers, networks = api.containers(all=True), api.networks()
+        place = find_place(info, [each["Id"] for each in containers])
+        machine = socket.gethostname()
+        server, assumptions = self._images.server(image)
+        return Site(
+            runtime=self.kind,
+            hosts=(Host(info.get("Name") or machine),),
+            server=server,
+            taken_ports=taken_ports(containers, here=place in ("local", "rootless", "desktop")),
+            reserved_ports=reserved_ports(self._inventory(None)),
+            ephemeral_ports=listening.ephemeral_ports(),
+            seed=secrets.randbelow(2**32),
+            assumptions=assumptions,
+            engine=Engine(
+                place,
+                version,
+                machine,
+                tuple(sorted({*subnets(networks), *(addresses.routed_subnets() if place == "local" else ())})),
+            ),
+            names=addresses.resolve({*names, machine}),
+        )
+
+    def _inventory(self, name: str | None) -> tuple[Record, ...]:
+        wanted = {"label": labels.CLUSTER if name is None else f"{labels.CLUSTER}={name}"}
+        with engine_errors("list clusters"):
+            networks = self._api.networks(filters=wanted)
+            containers = self._api.containers(all=True, filters=wanted)
+        of_network = {each["Labels"][labels.CLUSTER]: each["Labels"] for each in networks}
+        of_containers: dict[str, list[dict[str, Any]]] = {}
+        for each in containers:
+            of_containers.setdefault(each["Labels"][labels.CLUSTER], []).append(each)
+        records = []
+        for cluster in sorted({*of_network, *of_containers}):
+            mine = of_containers.get(cluster, [])
+            try:
+                record = labels.read_record(
+                    of_network.get(cluster), [each["Labels"] for each in mine], runtime=self.kind
+                )
+            except ValueError as error:
+                if name is None:
+                    continue
+                raise Conflict(
+                    f'the labels of "{cluster}" cannot be read: {error}',
+                    code="bad-record",
+                    hint=f"if it is yours, remove what `docker ps -a --filter label={labels.CLUSTER}={cluster}` lists",
+                ) from error
+            states = {
+                labels.node_name(each["Labels"]): (each["State"] in _UP, f"container {each['Id'][:12]}")
+                for each in mine
+            }
+            records.append(labels.with_states(record, states))
+        return tuple(records)
+
+    @asynccontextmanager
+    async def _claim(self, name: str) -> AsyncIterator[None]:
+        engine = await in_thread(self._engine_id)
+        async with claimed(default_root(), f".{engine}-{name}.lock", name):
+            yield
+
+    def _engine_id(self) -> str:
+        with engine_errors("reach the engine"):
+            return "engine-" + re.sub(r"\W", "", str(self._api.info().get("ID") or "unknown"))[:12].lower()
+
+    def _prepare(self, plan: Plan) -> Facts:
+        assert plan.network is not None, "containers are planned with a network"
+        existing = self._network(plan.name)
+        self._refuse_strangers(plan)
+        facts = self._facts(plan)
+        if existing is None:
+            with engine_errors(f"make the network {plan.network.name}"):
+                self._make_network(plan.network, bind(plan, facts))
+        return facts
+
+    def _facts(self, plan: Plan) -> Facts:
+        hosts = {name: address for node in plan.nodes if node.container for name, address in node.container.hosts}
+        if not hosts:
+            return Facts({})
+        return Facts({"host_gateway": self._images.host_gateway(plan.server)})
+
+    def _network(self, name: str) -> dict[str, Any] | None:
+        with engine_errors(f"look for the network of {name}"):
+            found: list[dict[str, Any]] = self._api.networks(filters={"label": f"{labels.CLUSTER}={name}"})
+        return min(found, key=_age, default=None)
+
+    def _refuse_strangers(self, plan: Plan) -> None:
+        """Raise `Conflict` where something of our names exists that is not ours."""
+        assert plan.network is not None
+        wanted = {node.name for node in plan.nodes}
+        volumes = {node.container.volume for node in plan.nodes if node.container and node.container.volume}
+        with engine_errors("look for strangers"):
+            found = [
+                *(("network", each["Name"], each) for each in self._api.networks(names=[plan.network.name])),
+                *(("container", each["Names"][0].lstrip("/"), each) for each in self._api.containers(all=True)),
+                *(("volume", each["Name"], each) for each in self._api.volumes().get("Volumes") or ()),
+            ]
+        ours = {"network": {plan.network.name}, "container": wanted, "volume": volumes}
+        strangers = [
+            (kind, name)
+            for kind, name, each in found
+            if name in ours[kind] and (each.get("Labels") or {}).get(labels.CLUSTER) != plan.name
+        ]
+        if strangers:
+            kind, name = strangers[0]
+            more = f", and {len(strangers) - 1} more like it" if len(strangers) > 1 else ""
+            raise Conflict(
+                f"a {kind} {name} exists and is not ours{more}",
+                code=f"{kind}-taken",
+                hint=f"choose another --name, or remove it if it is not needed: `docker {_REMOVERS[kind]} {name}`",
+            )
+
+    def _make_network(self, network: Network, plan: Plan) -> None:
+        owner = daemons.owner() if self._owned else {}
+        created_at = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            made = self._api.create_network(
+                network.name,
+                driver="bridge",
+                ipam=IPAMConfig(
+                    pool_configs=[IPAMPool(subnet=network.subnet, iprange=network.clients, gateway=network.gateway)]
+                ),
+                labels=labels.network_labels(plan, created_at=created_at, owner=owner),
+                check_duplicate=True,
+            )
+        except APIError as error:
+            if "overlap" in said_by(error):
+                raise Taken(
+                    f"the subnet {network.subnet} was taken",
+                    code="subnet-taken",
+                    hint="run the same command again",
+                ) from error
+            if error.status_code == 409:
+                raise busy(plan.name) from error
+            raise
+        # Two networks of one name are possible: of two commands that both found none, the one that was first has it.
+        winner = self._network(plan.name)
+        if winner is not None and winner["Id"] != made["Id"]:
+            self._api.remove_network(made["Id"])
+            raise busy(plan.name)
+
+    def _start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
+        network = self._network(name)
+        if network is None or node.container is None:
+            raise RuntimeUnavailable(f'"{name}" has no network: it was not prepared', code="not-prepared")
+        with engine_errors(f"start {node.name}", mapped=partial(start_error, node)):
+            found = self._container(name, node.name)
+            if found is not None and not _on(found, network["Id"]):
+                # Its network was pruned away while it was stopped, and it can never start again. Its data are in
+                # the volume.
+                self._api.remove_container(found["Id"], force=True)
+                found = None
+            if found is not None and found["State"] in _UP:
+                return
+            container = found["Id"] if found is not None else self._create(network, node, node.container)
+            self._api.put_archive(container, "/", pack(DATA_FOLDER, files))
+            self._api.start(container)
+
+    def _create(self, network: Mapping[str, Any], node: PlannedNode, wanted: Container) -> str:
+        api = self._api
+        mounts = []
+        if wanted.volume:
+            volume_labels = {labels.CLUSTER: network["Labels"][labels.CLUSTER], labels.NODE: node.name}
+            mounts = [Mount(DATA_FOLDER, wanted.volume, no_copy=True, labels=volume_labels)]
+        host_config = api.create_host_config(
+            network_mode=network["Id"],
+            port_bindings=_bindings(wanted.published),
+            extra_hosts=dict(wanted.hosts) or None,
+            mounts=mounts,
+            mem_limit=wanted.memory or None,
+            memswap_limit=wanted.memory or None,
+            # What died stays down, with its exit code and its log, until the same command starts it again. The other
+            # policies would hide crashes and repeat the refusal of a bad setting for ever (on-failure, always), bring
+            # up servers at every boot that nobody asked for then (always, unless-stopped), and undo a kill that a
+            # test of failovers relies on.
+            restart_policy={"Name": "no"},
+            # A server needs none of root's powers.
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": LOG_BYTES, "max-file": "2"}),
+        )
+        endpoint_config = api.create_endpoint_config(ipv4_address=wanted.address)
+        made = api.create_container(
+            wanted.image,
+            name=node.name,
+            hostname=node.name,
+            user=f"{SERVER_UID}:{SERVER_UID}",
+            # Not the image's own entry point, which changes owners and users as root first.
+            entrypoint=[wanted.program],
+            command=[f"{DATA_FOLDER}/{CONFIG_FILE}"],
+            ports=[(each.port, "tcp") for each in wanted.published],
+            host_config=host_config,
+            networking_config={"EndpointsConfig": {network["Id"]: endpoint_config}},
+            labels=labels.container_labels(network["Labels"], node),
+        )
+        return str(made["Id"])
+
+    def _container(self, name: str, node: str) -> dict[str, Any] | None:
+        """The node's container, as the engine lists it."""
+        found: list[dict[str, Any]] = self._api.containers(
+            all=True, filters={"label": f"{labels.CLUSTER}={name}", "name": f"^/{node}$"}
+        )
+        return found[0] if found else None
+
+    def _control(self, name: str, node: str, action: Action) -> None:
+        with engine_errors(f"{action} {node}"):
+            found = self._container(name, node)
+            if found is None or found["State"] not in _UP:
+                raise NodeFailed(
+                    f"{node} does not run",
+                    code="not-running",
+                    hint=f"start it: `valkey-bootstrap create --name {name}`",
+                )
+            if action == "stop":
+                self._api.stop(found["Id"], timeout=STOP_SECONDS)
+            elif action == "kill":
+                self._api.kill(found["Id"])
+                self._api.wait(found["Id"], timeout=STOP_SECONDS)
+            elif action == "pause" and found["State"] == "running":
+                self._api.pause(found["Id"])
+            elif action == "resume" and found["State"] == "paused":
+                self._api.unpause(found["Id"])
+
+    def _logs(self, name: str, node: str, tail: int | None) -> str:
+        with engine_errors(f"read the log of {node}"):
+            found = self._container(name, node)
+            if found is None or tail == 0:
+                return ""
+            wanted: Literal["all"] | int = "all" if tail is None else tail
+            text: bytes = self._api.logs(found["Id"], tail=wanted)
+        return text.decode(errors="replace")
+
+    def _log_after(self, name: str, node: str, last: str, tail: int | None) -> tuple[str, str] | None:
+        """The lines after a moment (RFC 3339, "" for all), and the moment of the last; None without a container."""
+        with engine_errors(f"follow the log of {node}"):
+            found = self._container(name, node)
+            if found is None:
+                return None
+            # Whole seconds are enough: what was read before is left out below.
+            since = datetime.fromisoformat(last[:19]).replace(tzinfo=UTC).timestamp() if last else None
+            # One line is read even where none is wanted: what comes after it is new.
+            wanted: Literal["all"] | int = "all" if tail is None else max(tail, 1)
+            content: bytes = self._api.logs(found["Id"], timestamps=True, since=since, tail=wanted)
+        lines = [line.partition(" ") for line in content.decode(errors="replace").splitlines(keepends=True)]
+        new = "" if tail == 0 else "".join(text for moment, _, text in lines if moment > last)
+        return new, max((moment for moment, _, _ in lines), default=last)
+
+    def _removable(self, name: str, nodes: Collection[str] | None) -> list[_Owned]:
+        wanted = {"label": f"{labels.CLUSTER}={name}"}
+        with engine_errors(f"list what belongs to {name}"):
+            containers = [
+                _Owned("container", each["Id"], each["Names"][0].lstrip("/"), labels.node_name(each["Labels"]))
+                for each in self._api.containers(all=True, filters=wanted)
+            ]
+            volumes = [
+                _Owned("volume", each["Name"], each["Name"], (each.get("Labels") or {}).get(labels.NODE, ""))
+                for each in self._api.volumes(filters=wanted).get("Volumes") or ()
+            ]
+            networks = [_Owned("network", each["Id"], each["Name"]) for each in self._api.networks(filters=wanted)]
+        if nodes is None:
+            return [*containers, *volumes, *networks]
+        return [each for each in (*containers, *volumes) if each.node in nodes]
+
+    async def _remove_one(self, owned: _Owned, left: list[str]) -> None:
+        if reason := await in_thread(self._try_to_remove, owned):
+            left.append(f"{owned.kind} {owned.name} ({reason})")
+
+    def _try_to_remove(self, owned: _Owned) -> str:
+        """Remove one object by its id; "" or why it is left."""
+        try:
+            with engine_errors("remove it"), suppress(NotFound):
+                if owned.kind == "container":
+                    # Killed rather than stopped: the data goes with it, and saving it first would only take time.
+                    # Anonymous volumes, which an image may declare, go as well.
+                    self._api.remove_container(owned.id, force=True, v=True)
+                elif owned.kind == "volume":
+                    self._api.remove_volume(owned.id, force=True)
+                elif guests := self._guests(owned.id):
+                    return f"in use by {listing(guests, 3)}"
+                else:
+                    self._api.remove_network(owned.id)
+        except BootstrapError as error:
+            return error.message
+        return ""
+
+    def _guests(self, network: str) -> list[str]:
+        """Containers of others on a network that is to go: a network in use cannot be removed."""
+        attached = self._api.inspect_network(network).get("Containers") or {}
+        return [f"the container {each['Name']}" for each in attached.values()]
+
+    def _pid_of_any(self, name: str) -> int | None:
+        """The process id of a server of the cluster that runs."""
+        with engine_errors(f"look into {name}"):
+            for each in self._api.containers(filters={"label": f"{labels.CLUSTER}={name}"}):
+                return int(self._api.inspect_container(each["Id"])["State"]["Pid"]) or None
+        return None
+
+
+def _bindings(published: Sequence[Address]) -> dict[int | str, list[tuple[str, int]]]:
+    found: dict[int | str, list[tuple[str, int]]] = {}
+    for each in published:
+        found.setdefault(f"{each.port}/tcp", []).append((each.host, each.port))
+    return found
+
+
+def _on(container: Mapping[str, Any], network: str) -> bool:
+    attached = container["NetworkSettings"]["Networks"].values()
+    return any(each.get("NetworkID") == network for each in attached)
+
+
+def _age(network: Mapping[str, Any]) -> tuple[str, str]:
+    return network["Created"], network["Id"]
