@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,8 @@ def _show_created(made: Created, look: Look, state_root: str | None) -> None:
     elif look.quiet:
         print_lines([render.hosts_line(nodes)])
     else:
-        print_lines(render.created_text(status, program=style.program(), state_root=state_root))
+        where = f" --state-root {shlex.quote(state_root)}" if state_root and made.plan.network is None else ""
+        print_lines(render.created_text(status, made.plan, program=style.program(), where=where))
 
 
 @click.command(short_help="Form a cluster of servers that you run.")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bootstrap.cli.style import Style, columns
-from bootstrap.planning.addressing import Address, NodeAddresses
-from bootstrap.planning.plan import Plan
+from bootstrap.planning.addressing import HOST_GATEWAY, Address, NodeAddresses
+from bootstrap.planning.plan import Creation, Plan
 from bootstrap.planning.slots import SlotRange, format_ranges, key_slot
 from bootstrap.planning.text import plural
 
 if TYPE_CHECKING:
-    from bootstrap.operations.status import Status
+    from bootstrap.operations.status import NodeStatus, Status
     from bootstrap.runtimes.base import Record
 
 
@@ -26,7 +25,7 @@ class Addressed(Protocol):
         """Where it is reached."""
 
 
-HEADINGS = ("NODE", "ROLE", "ADDRESS", "SLOTS / PRIMARY", "ZONE")
+HEADINGS = ("NODE", "ROLE", "ADDRESS", "ANNOUNCED", "SLOTS / PRIMARY", "ZONE")
 
 
 def as_json(document: Any) -> str:
@@ -36,31 +35,35 @@ def as_json(document: Any) -> str:
 
 def plan_text(plan: Plan, style: Style, commands: Sequence[str] = ()) -> Iterable[str]:
     """A plan for people: what would be created, how the counts come about, where replicas sit, what was assumed."""
-    runtime = f"{plan.runtime}, {plan.server}" if plan.runtime != "none" else str(plan.server)
+    runtime = f"{plan.runtime}, {what_runs(plan)}" if plan.runtime != "none" else str(plan.server)
     yield f"{_title(plan)}: {plan.arithmetic}   {runtime}"
     yield ""
     plus = style.paint("+", fg="green")
-    for creation in plan.creations:
-        if creation.kind != "server":
-            yield f"  {plus} {creation.kind} {creation.name}: {creation.detail}"
-    rows: list[Sequence[str]] = [("NODE", "ROLE", "ADDRESS", "BUS", "SLOTS / PRIMARY", "ZONE")]
-    for node in plan.nodes:
-        where = node.addresses
-        rows.append(
-            (
-                node.name,
-                node.role,
-                str(where.host),
-                str(where.bus_port),
-                _serves(node.slots, node.primary),
-                node.zone,
-            )
+    yield from (f"  {plus} {line}" for line in _creation_lines(plan))
+    rows: list[Sequence[str]] = [("NODE", "ROLE", "ADDRESS", "ANNOUNCED", "BUS", "SLOTS / PRIMARY", "ZONE")]
+    rows += [
+        (
+            node.name,
+            node.role,
+            str(node.addresses.host),
+            _announced(node),
+            str(node.addresses.bus_port),
+            _serves(node.slots, node.primary),
+            node.zone,
         )
+        for node in plan.nodes
+    ]
     heading, *lines = columns(_without_repeated_names(rows))
     yield f"    {heading}"
     yield from (f"  {plus if plan.creations else ' '} {line}" for line in lines)
     yield ""
-    for label, texts in (("placement", plan.placement), ("note", plan.notes), ("assumed", plan.assumptions)):
+    told = (
+        ("placement", plan.placement),
+        ("published", _published(plan)),
+        ("note", plan.notes),
+        ("assumed", plan.assumptions),
+    )
+    for label, texts in told:
         yield from (f"{label}: {text}" for text in texts)
     yield from (f"{style.paint('warning:', fg='yellow')} {text}" for text in plan.warnings)
     if commands:
@@ -70,17 +73,57 @@ def plan_text(plan: Plan, style: Style, commands: Sequence[str] = ()) -> Iterabl
     yield f"Plan: {count}. Nothing was changed."
 
 
+def what_runs(plan: Plan) -> str:
+    """The image, where there is one, and the server."""
+    return f"{plan.server.path} ({plan.server})" if plan.network else str(plan.server)
+
+
+def _creation_lines(plan: Plan) -> Iterable[str]:
+    """What is created beside the nodes, which have a table; many of a kind share a line."""
+    names = {node.name for node in plan.nodes}
+    alike: dict[str, list[Creation]] = {}
+    for creation in plan.creations:
+        if creation.name not in names or creation.kind == "folder":
+            alike.setdefault(creation.kind, []).append(creation)
+    for kind, found in alike.items():
+        if len(found) == 1:
+            yield f"{kind} {found[0].name}: {found[0].detail}"
+        else:
+            yield f"{len(found)} {kind}s {found[0].name} to {found[-1].name}"
+
+
+def _published(plan: Plan) -> Iterable[str]:
+    """Which ports of the engine's machine lead to the servers."""
+    bus_ports = {node.addresses.bus_port for node in plan.nodes}
+    ports: dict[str, set[str]] = {}
+    for node in plan.nodes:
+        for each in node.container.published if node.container else ():
+            ports.setdefault(each.host, set()).add("bus" if each.port in bus_ports else "data")
+    for host, kinds in ports.items():
+        where = "the address that containers call host-gateway" if host == HOST_GATEWAY else host
+        yield f"{' and '.join(sorted(kinds, reverse=True))} ports on {where}"
+    if plan.network and not ports:
+        yield "no port of this machine"
+
+
 def _title(plan: Plan) -> str:
     return f'Cluster "{plan.name}"' if plan.runtime != "none" else "Cluster of the given servers"
 
 
 def status_rows(status: Status) -> list[str]:
     """The table of a healthy cluster."""
-    rows = [HEADINGS]
-    for node in status.nodes:
-        address = str(node.addresses.host)
-        rows.append((node.name, node.role or "?", address, _serves(node.slots, node.primary), node.zone))
-    return columns(_without_repeated_names(rows))
+    return columns(_without_repeated_names([HEADINGS, *map(_row, status.nodes)]))
+
+
+def _row(node: NodeStatus) -> tuple[str, ...]:
+    address = str(node.addresses.host)
+    return node.name, node.role or "?", address, _announced(node), _serves(node.slots, node.primary), node.zone
+
+
+def _announced(node: Addressed) -> str:
+    """Where the node sends clients, if that is another address than theirs."""
+    where = node.addresses.announced
+    return str(where) if where and where != node.addresses.host else ""
 
 
 def status_text(status: Status, style: Style) -> Iterable[str]:
@@ -96,17 +139,7 @@ def status_text(status: Status, style: Style) -> Iterable[str]:
     rows: list[Sequence[str]] = [(*HEADINGS, "ID", "HEALTH")]
     for node in status.nodes:
         mark = style.done if node.health == "ok" else style.failed
-        rows.append(
-            (
-                node.name,
-                node.role or "?",
-                str(node.addresses.host),
-                _serves(node.slots, node.primary),
-                node.zone,
-                node.id[:8],
-                f"{mark} {node.health}",
-            )
-        )
+        rows.append((*_row(node), node.id[:8], f"{mark} {node.health}"))
     yield from columns(_without_repeated_names(rows))
     if general := [doubt for doubt in status.agreement.doubts if not doubt.node]:
         yield ""
@@ -119,25 +152,52 @@ def _without_repeated_names(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[*row[:2], "" if same else row[2], *row[3:]] for row in rows]
 
 
-def created_text(status: Status, *, program: str, state_root: str | None) -> Iterable[str]:
-    """The table of a cluster that is ready, and lines to copy that work as they are printed."""
+def created_text(status: Status, plan: Plan, *, program: str, where: str) -> Iterable[str]:
+    """The table of a cluster that is ready, and lines to copy that work as they are printed.
+
+    Args:
+        status: the cluster.
+        plan: what it was made from.
+        program: how this program is called.
+        where: flags that say where the cluster is kept, if it is not found without.
+    """
     yield from status_rows(status)
     yield ""
     first = status.nodes[0].addresses.host
     replica = _replica_with("key", status)
+    cli = plan.server.cli
     lines = [
         ("python", f'redis.cluster.RedisCluster(host="{first.host}", port={first.port})'),
-        ("shell", f"valkey-cli -c -h {first.host} -p {first.port}"),
+        ("shell", f"{cli} -c -h {first.host} -p {first.port}"),
+        *_container_lines(plan),
     ]
     if replica:
-        lines.append(("replica", f"(echo READONLY; echo GET key) | valkey-cli -h {replica.host} -p {replica.port}"))
+        lines.append(("replica", f"(echo READONLY; echo GET key) | {cli} -h {replica.host} -p {replica.port}"))
     if status.runtime != "none":
-        root = f" --state-root {shlex.quote(state_root)}" if state_root else ""
         lines += [
-            ("status", f"{program} status --name {status.name}{root}"),
-            ("delete", f"{program} delete --name {status.name}{root}"),
+            ("status", f"{program} status --name {status.name}{where}"),
+            ("delete", f"{program} delete --name {status.name}{where}"),
         ]
     yield from columns([("", ""), *lines])[1:]
+
+
+def _container_lines(plan: Plan) -> Iterable[tuple[str, str]]:
+    """A client in the first node's container, and one in a container of its own."""
+    if plan.network is None or plan.announcement is None:
+        return
+    node, cli = plan.nodes[0], plan.server.cli
+    port = node.addresses.control.port
+    inside = node.addresses.network
+    # A client beside the servers cannot follow redirections that are meant for clients of this machine.
+    follow = "-c " if inside else ""
+    yield "exec", f"docker exec -it {node.name} {cli} {follow}-p {port}"
+    if inside is None:
+        return
+    options = {
+        "gateway": "",
+        "host-name": f"--network {plan.network.name} --add-host {plan.announcement.name}:host-gateway ",
+    }.get(plan.announcement.strategy, f"--network {plan.network.name} ")
+    yield "network", f"docker run --rm -it {options}{plan.server.path} {cli} -c -h {inside.host} -p {inside.port}"
 
 
 def _replica_with(key: str, status: Status) -> Address | None:

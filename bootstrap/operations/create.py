@@ -212,7 +212,7 @@ def announce_plan(plan: Plan, reporter: Reporter, *, exists: bool) -> None:
         primaries=len(plan.primaries),
         replicas=len(plan.replicas),
         runtime=plan.runtime,
-        server=str(plan.server),
+        server=f"{plan.server.path} ({plan.server})" if plan.network else str(plan.server),
         summary=plan.arithmetic,
         exists=exists,
     )

@@ -114,6 +114,7 @@ class PlannedNode:
             "host": self.host,
             "zone": self.zone or None,
             "addresses": self.addresses.as_dict(),
+            "published": [str(address) for address in self.container.published] if self.container else [],
         }
 
 

@@ -15,12 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import docker
 import psutil
 import pytest
 import redis
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from .containers import Containers
 
 DEMANDED = set(filter(None, os.environ.get("VALKEY_BOOTSTRAP_TESTS_REQUIRE", "").split(",")))
 """What this run must be able to do: a test that cannot run for lack of it fails instead of being skipped."""
@@ -246,6 +250,24 @@ def shared_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command
     made = Command(tmp_path_factory.mktemp("shared") / "state")
     yield made
     _end(made)
+
+
+@pytest.fixture(scope="session")
+def engine() -> docker.DockerClient:
+    """The engine, with an image of each server."""
+    from .containers import ready_engine
+
+    return ready_engine()
+
+
+@pytest.fixture
+def containers(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Containers]:
+    """A command for containers of Valkey 9.1; whatever a failed test leaves is removed afterwards."""
+    from .containers import make, remove
+
+    made = make(engine, tmp_path / "state")
+    yield made
+    remove(made)
 
 
 def _end(command: Command) -> None:
