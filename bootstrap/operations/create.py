@@ -21,7 +21,7 @@ from bootstrap.judging.causes import cause_in_log
 from bootstrap.judging.views import Views
 from bootstrap.operations.deployment import Access, Deployment, deployment_of
 from bootstrap.operations.formed import Deadline, Formation, form_and_prove
-from bootstrap.planning.plan import CONFIG_FILE, Plan, PlannedNode, bind, build_plan, render_config
+from bootstrap.planning.plan import CONFIG_FILE, Facts, Plan, PlannedNode, bind, build_plan, render_config
 from bootstrap.planning.spec import ClusterSpec
 from bootstrap.planning.text import plural
 from bootstrap.runtimes import choose_runtime
@@ -139,13 +139,20 @@ class _Creation:
         plan, record = await plan_here(spec, runtime)
         announce_plan(plan, reporter, exists=record is not None)
         async with _rollback(runtime, spec.name, reporter, made=record is None, retain=self.retain):
-            plan = bind(plan, await runtime.prepare(plan))
+            plan = bind(plan, await self._prepare(plan, exists=record is not None))
             made = await record_of(spec.name, runtime)
             assert made is not None, "prepare records the cluster"
             deployment = deployment_of(made, runtime, self.access)
             views, changed = await self._start_and_form(plan, made, deployment)
         reporter.emit("cluster.ready", seconds=round(reporter.elapsed, 3), created=record is None)
         return Created(deployment, plan, views, record is None, changed, reporter.elapsed)
+
+    async def _prepare(self, plan: Plan, *, exists: bool) -> Facts:
+        if plan.network is None or exists:
+            return await self.runtime.prepare(plan)
+        name = plan.network.name
+        with self.reporter.phase("network", f"Creating network {name}", f"Created network {name}"):
+            return await self.runtime.prepare(plan)
 
     async def _start_and_form(self, plan: Plan, record: Record, deployment: Deployment) -> tuple[Views, bool]:
         async with deployment.clients() as clients:
@@ -235,7 +242,7 @@ async def start_nodes(
     idle = [node for node in plan.nodes if node.name not in alive]
     if not idle:
         return 0
-    what = plural(len(idle), "server")
+    what = plural(len(idle), "container" if plan.network else "server")
     with reporter.phase("start", f"Starting {what}", f"Started {what}", total=len(idle)) as phase:
         await _start_and_await(_Start(plan, idle, runtime, clients, phase, deadline))
     return len(idle)

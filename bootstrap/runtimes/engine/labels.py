@@ -17,8 +17,13 @@ from bootstrap.runtimes.base import NodeRecord, Record
 from bootstrap.runtimes.records import dump_record, load_record, node_document
 
 CLUSTER = "valkey-bootstrap.cluster"
+"""The cluster's name, on everything that is ours."""
 NODE = "valkey-bootstrap.node"
+"""The name of the node that a container or a volume belongs to."""
+MEMBER = "valkey-bootstrap.member"
+"""A container's part of the record."""
 RECORD = "valkey-bootstrap.record"
+"""The record: of a network the whole, of a container all but its nodes."""
 
 Labels = Mapping[str, str]
 
@@ -33,7 +38,8 @@ def container_labels(network: Labels, node: PlannedNode) -> dict[str, str]:
     """The labels of a node's container on a network with these labels."""
     document = json.loads(network[RECORD])
     del document["nodes"]
-    return {CLUSTER: network[CLUSTER], NODE: _compact(node_document(node)), RECORD: _compact(document)}
+    member = _compact(node_document(node))
+    return {CLUSTER: network[CLUSTER], NODE: node.name, MEMBER: member, RECORD: _compact(document)}
 
 
 def read_record(network: Labels | None, containers: Sequence[Labels], *, runtime: str) -> Record:
@@ -46,21 +52,12 @@ def read_record(network: Labels | None, containers: Sequence[Labels], *, runtime
         text = network.get(RECORD, "")
     else:
         document = json.loads(containers[0].get(RECORD, "null"))
-        nodes = [json.loads(labels.get(NODE, "null")) for labels in containers]
+        nodes = [json.loads(labels.get(MEMBER, "null")) for labels in containers]
         if not isinstance(document, dict) or not all(isinstance(node, dict) for node in nodes):
             raise ValueError("no record in its labels")
         text = json.dumps(document | {"nodes": sorted(nodes, key=lambda node: node.get("index", 0))})
     record = load_record(text, runtime=runtime, folder="")
     return replace(record, orphan=daemons.owner_gone(record.owner))
-
-
-def node_name(labels: Labels) -> str:
-    """The name of the node whose container has these labels; "" if they name none."""
-    try:
-        document = json.loads(labels.get(NODE, "null"))
-    except ValueError:
-        return ""
-    return str(document.get("name", "")) if isinstance(document, dict) else ""
 
 
 def with_states(record: Record, states: Mapping[str, tuple[bool, str]]) -> Record:

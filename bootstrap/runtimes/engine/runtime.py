@@ -29,7 +29,7 @@ from bootstrap.errors import BootstrapError, Conflict, NodeFailed, RuntimeUnavai
 from bootstrap.events import Reporter
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.plan import CONFIG_FILE, DATA_FOLDER, Container, Facts, Plan, PlannedNode, bind
-from bootstrap.planning.site import Engine, Host, Site
+from bootstrap.planning.site import Engine, EnginePlace, Host, Site
 from bootstrap.planning.spec import DEFAULT_IMAGE, Pull
 from bootstrap.planning.subnets import Network
 from bootstrap.planning.text import listing
@@ -79,6 +79,7 @@ class EngineRuntime:
         self._owned = owned
         self._made: docker.DockerClient | None = None
         self._making = threading.Lock()
+        self._place: EnginePlace | None = None
         self._images = Images(lambda: self._api)
 
     async def describe(self) -> str:
@@ -149,7 +150,12 @@ class EngineRuntime:
         return tuple(sorted(left))
 
     def vantages(self, record: Record) -> Sequence[Vantage]:
-        """See `Runtime.vantages`: inside a container that runs, where we may enter it; otherwise this machine."""
+        """See `Runtime.vantages`: inside a container, where we may enter one, or this machine, where it routes to them.
+
+        None at all is better than one that cannot reach what is fine: its findings would accuse the innocent.
+        """
+        if self._place != "local":
+            return ()
         if can_enter():
             return (NamespaceVantage("inside the network", partial(self._pid_of_any, record.name)),)
         return (LocalVantage(),)
@@ -177,7 +183,7 @@ class EngineRuntime:
         with engine_errors("survey the engine"):
             info, version = api.info(), api.version()["Version"]
             containers, networks = api.containers(all=True), api.networks()
-        place = find_place(info, [each["Id"] for each in containers])
+        place = self._place = find_place(info, [each["Id"] for each in containers])
         machine = socket.gethostname()
         server, assumptions = self._images.server(image)
         return Site(
@@ -223,7 +229,7 @@ class EngineRuntime:
                     hint=f"if it is yours, remove what `docker ps -a --filter label={labels.CLUSTER}={cluster}` lists",
                 ) from error
             states = {
-                labels.node_name(each["Labels"]): (each["State"] in _UP, f"container {each['Id'][:12]}")
+                each["Labels"].get(labels.NODE, ""): (each["State"] in _UP, f"container {each['Id'][:12]}")
                 for each in mine
             }
             records.append(labels.with_states(record, states))
@@ -425,7 +431,7 @@ class EngineRuntime:
         wanted = {"label": f"{labels.CLUSTER}={name}"}
         with engine_errors(f"list what belongs to {name}"):
             containers = [
-                _Owned("container", each["Id"], each["Names"][0].lstrip("/"), labels.node_name(each["Labels"]))
+                _Owned("container", each["Id"], each["Names"][0].lstrip("/"), each["Labels"].get(labels.NODE, ""))
                 for each in self._api.containers(all=True, filters=wanted)
             ]
             volumes = [
