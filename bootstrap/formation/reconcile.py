@@ -16,6 +16,7 @@ from bootstrap.judging.agreement import Agreement, agree, conforms, summarize
 from bootstrap.judging.steps import Command, Forget, Step, next_steps
 from bootstrap.judging.views import Views
 from bootstrap.planning.plan import Plan
+from bootstrap.planning.text import listing
 
 Settled = Callable[[Agreement], bool]
 
@@ -120,7 +121,9 @@ def not_converged(plan: Plan, views: Views, *, seconds: float, causes: Mapping[s
     nodes = {**agreement.by_node()}
     for node, cause in causes.items():
         nodes[node] = f"{cause}; {nodes[node]}" if node in nodes else cause
-    what = "; ".join(f"{node}: {cause}" for node, cause in causes.items()) or summarize(agreement, len(plan.nodes))
+    # All of them are told by node; the message has the first few.
+    what = listing([f"{node}: {cause}" for node, cause in causes.items()], 3, separator="; ")
+    what = what or summarize(agreement, len(plan.nodes))
     return NotConverged(
         f'"{plan.name}" was not ready after {seconds:g} s: {what}',
         hint=hint or "see `valkey-bootstrap logs`, or allow more time with --timeout",

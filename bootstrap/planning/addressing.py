@@ -169,7 +169,7 @@ def choose_announcement(spec: ClusterSpec, site: Site) -> Announcement:
         return Announcement(spec.announce, "--announce says so")
     match engine.place:
         case "local":
-            return Announcement("fixed-address", "this Linux machine routes to its containers")
+            return _for_linux(spec, engine)
         case "nested":
             return Announcement("gateway", "we run in a container ourselves, and reach what the gateway publishes")
         case "desktop":
@@ -182,6 +182,20 @@ def choose_announcement(spec: ClusterSpec, site: Site) -> Announcement:
                 code="remote-engine",
                 hint="name that machine with --announce-host NAME, or use an engine on this machine",
             )
+
+
+def _for_linux(spec: ClusterSpec, engine: Engine) -> Announcement:
+    needed = neighbours_needed(spec.nodes)
+    if 0 < engine.neighbours < needed:
+        # When the table is full, connections fail at random; through the gateway each container has one neighbour.
+        why = f"with fixed addresses {spec.nodes} nodes need {needed} entries of the kernel's neighbour table"
+        return Announcement("gateway", f"{why}, which has room for {engine.neighbours}")
+    return Announcement("fixed-address", "this Linux machine routes to its containers")
+
+
+def neighbours_needed(nodes: int) -> int:
+    """Entries of the kernel's neighbour table for nodes that all talk to each other, and to this machine and back."""
+    return nodes * (nodes - 1) + 2 * nodes
 
 
 def _for_desktop(site: Site, engine: Engine) -> Announcement:
@@ -268,8 +282,13 @@ def announcement_notes(chosen: Announcement, spec: ClusterSpec, engine: Engine) 
     return tuple(notes)
 
 
-def announcement_warnings(chosen: Announcement) -> tuple[str, ...]:
-    """Who gets in that should not: a name that leads to an address of the local network opens the ports there."""
+def announcement_warnings(chosen: Announcement, spec: ClusterSpec, engine: Engine) -> tuple[str, ...]:
+    """What will not go well: a name that opens ports to the local network, more nodes than the kernel can connect."""
+    needed = neighbours_needed(spec.nodes)
+    if chosen.strategy in ("fixed-address", "client-address", "same-port") and 0 < engine.neighbours < needed:
+        room = f"{spec.nodes} nodes need {needed} entries of the kernel's neighbour table, with room for"
+        remedy = "use --announce gateway, or raise net.ipv4.neigh.default.gc_thresh3"
+        return (f"{room} {engine.neighbours}: connections will fail; {remedy}",)
     if chosen.strategy != "host-name" or chosen.address.startswith("127."):
         return ()
     opened = f"{chosen.name} leads to {chosen.address}: the ports are open to the network there, without a password"

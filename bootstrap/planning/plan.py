@@ -305,7 +305,7 @@ def _where(spec: ClusterSpec, site: Site, kept: Kept | None) -> _Where:
         announcement = announcement or choose_announcement(spec, site)
         network = network or choose_network(spec.name, spec.nodes, engine.taken_subnets)
         notes = announcement_notes(announcement, spec, engine)
-        warnings = announcement_warnings(announcement)
+        warnings = announcement_warnings(announcement, spec, engine) if kept is None else ()
     if kept is not None:
         return _Where(spec, site, kept.base_port, notes, warnings, announcement, network)
     block = choose_block(spec, site, published=needs_ports(announcement, spec))

@@ -15,6 +15,8 @@ OLDEST: Version = (7, 0, 0)
 """The first version with CLUSTER ADDSLOTSRANGE, CLUSTER LINKS and INFO of several sections."""
 
 ASSUMED_ENGINE = "28.0.0"
+ASSUMED_NEIGHBOURS = 1024
+"""Linux's default."""
 
 _TAG = re.compile(r"(?P<flavor>valkey|redis)[^/:]*:v?(?P<version>\d+(\.\d+){0,2})")
 
@@ -87,12 +89,15 @@ class Engine:
         version: its version, such as ``28.2.2``.
         machine: the name of this machine, and what it leads to here; "" where it leads nowhere.
         taken_subnets: subnets in use, by the engine's networks or by this machine's interfaces and routes.
+        neighbours: how many more addresses the kernel can keep as neighbours (`gc_thresh3` of arp(7), for all network
+            namespaces together), 0 if unknown.
     """
 
     place: EnginePlace
     version: str
     machine: str = ""
     taken_subnets: tuple[str, ...] = ()
+    neighbours: int = 0
 
     @property
     def major(self) -> int:
@@ -159,7 +164,7 @@ class Site:
                 *resolves,
                 free,
             ),
-            engine=Engine("local", ASSUMED_ENGINE),
+            engine=Engine("local", ASSUMED_ENGINE, neighbours=ASSUMED_NEIGHBOURS),
             names=names,
         )
 

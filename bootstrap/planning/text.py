@@ -10,7 +10,7 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def listing(items: Sequence[str], most: int = 5) -> str:
+def listing(items: Sequence[str], most: int = 5, *, separator: str = ", ") -> str:
     """``a, b, c and 4 more``: at most `most` items by name."""
-    shown = ", ".join(items[:most])
+    shown = separator.join(items[:most])
     return f"{shown} and {len(items) - most} more" if len(items) > most else shown

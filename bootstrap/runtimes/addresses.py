@@ -13,6 +13,8 @@ import psutil
 from bootstrap.planning.site import Resolved
 
 _ROUTES = Path("/proc/net/route")
+_MOST_NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
+_NEIGHBOURS = Path("/proc/net/stat/arp_cache")
 
 
 def resolve(names: Iterable[str]) -> dict[str, Resolved]:
@@ -38,6 +40,17 @@ def routed_subnets() -> tuple[str, ...]:
         if each.family == socket.AF_INET and each.netmask
     }
     return tuple(sorted(interfaces | set(_routes())))
+
+
+def room_for_neighbours() -> int:
+    """How many more entries the kernel's neighbour table takes, at least 1; 0 where that cannot be read."""
+    try:
+        most = int(_MOST_NEIGHBOURS.read_text())
+        # Its first column, in hexadecimal, is the number of entries; every line, one for each core, has the same.
+        known = int(_NEIGHBOURS.read_text().splitlines()[1].split()[0], 16)
+    except (OSError, ValueError, IndexError):
+        return 0
+    return max(1, most - known)
 
 
 def _routes() -> Iterable[str]:

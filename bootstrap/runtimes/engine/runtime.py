@@ -200,6 +200,7 @@ class EngineRuntime:
                 version,
                 machine,
                 tuple(sorted({*subnets(networks), *(addresses.routed_subnets() if place == "local" else ())})),
+                addresses.room_for_neighbours() if place == "local" else 0,
             ),
             names=addresses.resolve({*names, machine}),
         )
