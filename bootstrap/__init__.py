@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Problem,
         RuntimeUnavailable,
         SpecError,
+        Taken,
         UsageError,
     )
     from bootstrap.events import Event, Observer, Phase, Timeline
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bootstrap.errors": (
-        "BootstrapError Conflict NodeFailed NotConverged PortTaken Problem RuntimeUnavailable SpecError UsageError"
+        "BootstrapError Conflict NodeFailed NotConverged PortTaken Problem RuntimeUnavailable SpecError Taken "
+        "UsageError"
     ),
     "bootstrap.events": "Event Observer Phase Timeline",
     "bootstrap.handle": "Cluster attach cluster clusters create delete form plan",
@@ -62,8 +64,8 @@ __all__ = [  # noqa: RUF022 - in the order of a first reading
     "cluster", "create", "attach", "delete", "clusters", "form", "plan",
     "Cluster", "ClusterSpec", "SpecFields", "Site", "Plan", "PlannedNode", "Node", "Address", "Record",
     "Status", "NodeStatus", "Event", "Observer", "Phase", "Timeline",
-    "BootstrapError", "UsageError", "SpecError", "Problem", "RuntimeUnavailable", "Conflict", "PortTaken",
-    "NodeFailed", "NotConverged", "__version__",
+    "BootstrapError", "UsageError", "SpecError", "Problem", "RuntimeUnavailable", "Conflict", "Taken",
+    "PortTaken", "NodeFailed", "NotConverged", "__version__",
 ]  # fmt: skip
 
 

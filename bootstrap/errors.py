@@ -5,8 +5,10 @@
     BootstrapError                exit 1   something this package did not foresee
     ├── UsageError                     2   the request cannot be carried out as it is worded
     │   └── SpecError                  2   a ClusterSpec with one or more problems, all listed
-    ├── RuntimeUnavailable             3   no engine, no server binary, no place for state
-    ├── Conflict                       4   a name, port, folder or node that is not ours to take
+    ├── RuntimeUnavailable             3   no engine, no image, no server binary, no place for state
+    ├── Conflict                       4   a name, port, folder, container or node that is not ours to take
+    │   └── Taken                      4   something that the plan chose was taken meanwhile
+    │       └── PortTaken              4   a port of the block
     ├── NodeFailed                     5   a server died, refused a command or could not be reached
     └── NotConverged (TimeoutError)    6   the deadline passed before every node agreed
 

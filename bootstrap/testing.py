@@ -504,7 +504,7 @@ class FakeRuntime:
         """See `Runtime.start`."""
         await anyio.lowlevel.checkpoint()
         if name not in self._kept:
-            raise RuntimeUnavailable(f"nothing is prepared for {name}", code="state-root")
+            raise RuntimeUnavailable(f'"{name}" was not prepared', code="not-prepared")
         if self.servers.running(node.name):
             return
         log = self._kept[name].logs.setdefault(node.name, _Log())

@@ -106,7 +106,7 @@ def spec_options(function: F) -> F:
             help="Announce this name, which leads to this machine, for every node (host-name).",
         ),
         click.option(
-            "--no-publish", "publish", flag_value=False, default=None, envvar=environment("publish"),
+            "--no-publish", is_flag=True, default=None, envvar=environment("no_publish"),
             help="Publish no ports on 127.0.0.1: containers are reached by their own addresses.",
         ),
         click.option(
@@ -209,6 +209,8 @@ def read_spec(flags: Mapping[str, Any], config: Path | None) -> ClusterSpec:
     """
     raw = _read_toml(config) if config is not None else {}
     raw |= {name: value for name, value in flags.items() if name in SPEC_FLAGS and value not in (None, ())}
+    if (hidden := flags.get("no_publish")) is not None:
+        raw["publish"] = not hidden
     table = raw.get("settings", {})
     problems: list[Problem] = []
     if isinstance(table, tuple):

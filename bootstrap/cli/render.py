@@ -249,6 +249,8 @@ def record_dict(record: Record) -> dict[str, Any]:
         "server": record.server,
         "created_at": record.created_at,
         "folder": record.folder or None,
+        "announce": record.announcement.strategy if record.announcement else None,
+        "network": record.network.name if record.network else None,
         "running": record.running,
         "orphan": record.orphan,
         "nodes": [

@@ -23,7 +23,7 @@ import anyio
 from filelock import FileLock, Timeout
 
 from bootstrap.concurrency import in_thread
-from bootstrap.errors import Conflict, NodeFailed, PortTaken
+from bootstrap.errors import Conflict, NodeFailed, PortTaken, RuntimeUnavailable
 from bootstrap.events import Reporter
 from bootstrap.planning.plan import CONFIG_FILE, Facts, Plan, PlannedNode
 from bootstrap.planning.ports import block_ports, taken_error
@@ -208,6 +208,8 @@ class ProcessRuntime:
 
     def _start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
         folder = self._folder(name) / node.name
+        if not (self._folder(name) / RECORD_FILE).exists():
+            raise RuntimeUnavailable(f'"{name}" was not prepared', code="not-prepared")
         # A folder without a configuration has never had a server: no need to look through all processes for one.
         if (folder / CONFIG_FILE).exists() and daemons.running([folder]):
             return

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from bootstrap.errors import BootstrapError, Conflict, PortTaken, RuntimeUnavailable
 from bootstrap.planning.plan import Container, PlannedNode
@@ -132,6 +132,11 @@ def lacks_program(error: APIError) -> bool:
     """Whether a container did not start because its image lacks the program."""
     said = said_by(error)
     return "executable file not found" in said or "no such file or directory" in said
+
+
+def gone(error: APIError) -> bool:
+    """Whether a container went away after it was listed: there is none any more, or it is just being removed."""
+    return isinstance(error, NotFound) or "marked for removal" in said_by(error)
 
 
 def start_error(node: PlannedNode, error: APIError) -> BootstrapError | None:

@@ -39,7 +39,7 @@ from bootstrap.runtimes.claims import claimed, default_root
 from bootstrap.runtimes.engine import labels
 from bootstrap.runtimes.engine.archives import SERVER_UID, pack
 from bootstrap.runtimes.engine.facts import endpoint, find_place, subnets, taken_ports
-from bootstrap.runtimes.engine.failures import API_SECONDS, busy, engine_errors, said_by, start_error
+from bootstrap.runtimes.engine.failures import API_SECONDS, busy, engine_errors, gone, said_by, start_error
 from bootstrap.runtimes.engine.images import Images
 from bootstrap.runtimes.engine.netns import NamespaceVantage, can_enter
 from bootstrap.runtimes.records import reserved_ports
@@ -135,9 +135,11 @@ class EngineRuntime:
                 return
             if read is not None:
                 text, last = read
-                seen, tail = True, None
+                seen = True
                 if text:
                     yield text
+            # What a container that was not there at first will write is new from its first line on.
+            tail = None
             await anyio.sleep(FOLLOW_SECONDS)
 
     async def remove(self, name: str, nodes: Collection[str] | None = None) -> Sequence[str]:
@@ -410,8 +412,8 @@ class EngineRuntime:
             if found is None or tail == 0:
                 return ""
             wanted: Literal["all"] | int = "all" if tail is None else tail
-            text: bytes = self._api.logs(found["Id"], tail=wanted)
-        return text.decode(errors="replace")
+            text = self._read_log(found["Id"], tail=wanted)
+        return (text or b"").decode(errors="replace")
 
     def _log_after(self, name: str, node: str, last: str, tail: int | None) -> tuple[str, str] | None:
         """The lines after a moment (RFC 3339, "" for all), and the moment of the last; None without a container."""
@@ -423,10 +425,22 @@ class EngineRuntime:
             since = datetime.fromisoformat(last[:19]).replace(tzinfo=UTC).timestamp() if last else None
             # One line is read even where none is wanted: what comes after it is new.
             wanted: Literal["all"] | int = "all" if tail is None else max(tail, 1)
-            content: bytes = self._api.logs(found["Id"], timestamps=True, since=since, tail=wanted)
+            content = self._read_log(found["Id"], timestamps=True, since=since, tail=wanted)
+        if content is None:
+            return None
         lines = [line.partition(" ") for line in content.decode(errors="replace").splitlines(keepends=True)]
         new = "" if tail == 0 else "".join(text for moment, _, text in lines if moment > last)
         return new, max((moment for moment, _, _ in lines), default=last)
+
+    def _read_log(self, container: str, **wanted: Any) -> bytes | None:
+        """What a container logged; None where it is gone by now."""
+        try:
+            content: bytes = self._api.logs(container, **wanted)
+        except APIError as error:
+            if gone(error):
+                return None
+            raise
+        return content
 
     def _removable(self, name: str, nodes: Collection[str] | None) -> list[_Owned]:
         wanted = {"label": f"{labels.CLUSTER}={name}"}
