@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import sys
@@ -21,6 +22,19 @@ _SOCKET = "unix:///var/run/docker.sock"
 def endpoint() -> str:
     """Where the engine is asked: ``DOCKER_HOST``, the current context, or the usual socket."""
     return os.environ.get("DOCKER_HOST") or docker.ContextAPI.kwargs_from_context().get("base_url") or _SOCKET
+
+
+def knock(seconds: float) -> None:
+    """Connect once to the engine's socket, where it has one; the SDK forgets to close its own when that fails.
+
+    Raises:
+        OSError: what keeps us from it.
+    """
+    scheme, _, path = endpoint().rpartition("unix://")
+    if scheme in ("", "http+") and path.startswith("/"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(seconds)
+            probe.connect(path)
 
 
 def engine_place(
@@ -63,16 +77,18 @@ def find_place(info: Mapping[str, Any], containers: Collection[str]) -> EnginePl
 
 
 def taken_ports(containers: Sequence[Mapping[str, Any]], *, here: bool) -> dict[int, str]:
-    """Port -> holder, of what containers publish and, if the engine is on this machine, of what listens here."""
+    """TCP port -> holder, of what containers publish and, if the engine is on this machine, of what listens here."""
     taken = listening.taken_ports() if here else {}
     for each in containers:
         cluster = each["Labels"].get(labels.CLUSTER)
         holder = f'the cluster "{cluster}"' if cluster else f"the container {each['Names'][0].lstrip('/')}"
-        taken |= {int(port["PublicPort"]): holder for port in each["Ports"] or () if port.get("PublicPort")}
+        ports = [port for port in each["Ports"] or () if port.get("Type", "tcp") == "tcp"]
+        taken |= {int(port["PublicPort"]): holder for port in ports if port.get("PublicPort")}
     return taken
 
 
 def subnets(networks: Sequence[Mapping[str, Any]]) -> set[str]:
     """The subnets of the engine's networks."""
     configs = [config for each in networks for config in each["IPAM"]["Config"] or ()]
-    return {config["Subnet"] for config in configs if config.get("Subnet")}
+    # Engines before 25 take a host's address for a subnet, and tell it as it was given.
+    return {str(ipaddress.ip_network(each["Subnet"], strict=False)) for each in configs if each.get("Subnet")}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -11,7 +14,7 @@ import anyio.from_thread
 from docker import APIClient
 from docker.errors import APIError, ImageNotFound
 
-from bootstrap.errors import RuntimeUnavailable
+from bootstrap.errors import BootstrapError, RuntimeUnavailable
 from bootstrap.events import PhaseReporter
 from bootstrap.judging.views import parse_version
 from bootstrap.planning.site import OLDEST, ServerInfo, server_of_tag
@@ -20,13 +23,20 @@ from bootstrap.runtimes.binaries import read_version
 from bootstrap.runtimes.engine.archives import host_in, unpack_one
 from bootstrap.runtimes.engine.failures import (
     API_SECONDS,
+    bad_name,
     engine_errors,
     lacks_program,
     no_image,
     no_server,
+    not_pulled,
     pull_error,
+    silent_pull,
 )
 
+SILENT_SECONDS = 60.0
+"""How long a pull may tell nothing; one that gets on tells something several times a second."""
+
+_POLL_SECONDS = 0.1
 _PROBE = "host-gateway.valkey-bootstrap"
 _FLAVORS: tuple[Literal["valkey"], Literal["redis"]] = ("valkey", "redis")
 
@@ -51,11 +61,14 @@ class Images:
             return True
         missing = self._inspect(image) is None
         if missing and pull == "never":
-            raise no_image(image, f"the image {image} is not here, and --pull never forbids to pull it")
+            raise no_image(
+                f"the image {image} is not here, and --pull never forbids to pull it",
+                f"pull it first: `docker pull {image}`, or leave out --pull never",
+            )
         return missing
 
     def _inspect(self, image: str) -> dict[str, Any] | None:
-        with engine_errors(f"look at the image {image}"):
+        with engine_errors(f"look at the image {image}", mapped=partial(bad_name, image)):
             try:
                 found: dict[str, Any] = self._api.inspect_image(image)  # type: ignore[no-untyped-call]
             except ImageNotFound:
@@ -64,19 +77,19 @@ class Images:
 
     def pull(self, image: str, phase: PhaseReporter) -> None:
         """Pull an image, its layers told as progress; called in a thread of anyio's."""
-        repository, tag = _split(image)
         layers: dict[str, tuple[int, int]] = {}
-        with engine_errors(f"pull {image}", mapped=partial(pull_error, image)):
-            for told in self._api.pull(repository, tag=tag, stream=True, decode=True):
-                # A thread is not interrupted by a cancellation: it asks.
-                anyio.from_thread.check_cancelled()
-                if "error" in told:
-                    raise no_image(image, f"{image} could not be pulled: {told['error']}")
-                if _note_layer(told, layers):
-                    done = sum(1 for at, of in layers.values() if of and at >= of)
-                    megabytes = sum(at for at, _ in layers.values()) / 1e6
-                    phase.total = len(layers)
-                    anyio.from_thread.run_sync(phase.progress, done, f"{megabytes:.0f} MB")
+        for told in _while_wanted(image, partial(self._pulled, image)):
+            if "error" in told:
+                raise not_pulled(image, told["error"])
+            if _note_layer(told, layers):
+                done = sum(1 for at, of in layers.values() if of and at >= of)
+                megabytes = sum(at for at, _ in layers.values()) / 1e6
+                phase.total = len(layers)
+                anyio.from_thread.run_sync(phase.progress, done, f"{megabytes:.0f} MB")
+
+    def _pulled(self, image: str) -> Iterator[dict[str, Any]]:
+        repository, tag = _split(image)
+        yield from self._api.pull(repository, tag=tag, stream=True, decode=True)
 
     def server(self, image: str) -> tuple[ServerInfo, tuple[str, ...]]:
         """The server of an image, and what had to be assumed about it."""
@@ -90,9 +103,10 @@ class Images:
         environment = dict(text.split("=", 1) for text in inspected["Config"].get("Env") or () if "=" in text)
         server = None
         for flavor in _FLAVORS:
-            # Official images tell it; any other is asked.
-            if version := environment.get(f"{flavor.upper()}_VERSION"):
-                server = ServerInfo(flavor, parse_version(version), image, "of the image")
+            # Official images tell it, as a number or a word such as "unstable"; any other is asked.
+            version = parse_version(environment.get(f"{flavor.upper()}_VERSION", ""))
+            if any(version):
+                server = ServerInfo(flavor, version, image, "of the image")
                 break
         server = server or self._ask(image)
         if server.version < OLDEST:
@@ -104,6 +118,7 @@ class Images:
         return server
 
     def _ask(self, image: str) -> ServerInfo:
+        said = ""
         for flavor in _FLAVORS:
             with (
                 engine_errors(f"ask {image} for its server"),
@@ -116,10 +131,10 @@ class Images:
                         continue
                     raise
                 self._api.wait(container, timeout=API_SECONDS)
-                found = read_version(self._api.logs(container).decode(errors="replace"))
-                if found is not None:
+                said = self._api.logs(container).decode(errors="replace").strip()
+                if (found := read_version(said)) is not None:
                     return ServerInfo(*found, image, "of the image")
-        raise no_server(image)
+        raise no_server(image, said)
 
     @contextmanager
     def _passing_container(self, image: str, **options: Any) -> Iterator[str]:
@@ -159,6 +174,42 @@ def _split(image: str) -> tuple[str, str | None]:
     head, _, last = image.rpartition("/")
     name, _, tag = last.partition(":")
     return (f"{head}/{name}" if head else name), tag or "latest"
+
+
+def _while_wanted(image: str, lines: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """What the engine tells of a pull, until it ends, the work is cancelled, or nothing comes any more.
+
+    The SDK waits for the next line of a pull without end, and nothing interrupts a thread that waits. So another one
+    does, which is left behind if need be: the engine gives up the pull when this process is gone.
+    """
+    heard: queue.SimpleQueue[dict[str, Any] | BootstrapError | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            with engine_errors(f"pull {image}", mapped=partial(pull_error, image)):
+                for line in lines():
+                    heard.put(line)
+        except BootstrapError as error:
+            heard.put(error)
+        finally:
+            heard.put(None)
+
+    threading.Thread(target=read, name=f"pull of {image}", daemon=True).start()
+    silent_since = time.monotonic()
+    while True:
+        anyio.from_thread.check_cancelled()
+        try:
+            found = heard.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            if time.monotonic() - silent_since > SILENT_SECONDS:
+                raise silent_pull(image, SILENT_SECONDS) from None
+            continue
+        silent_since = time.monotonic()
+        if found is None:
+            return
+        if isinstance(found, BootstrapError):
+            raise found
+        yield found
 
 
 def _note_layer(told: Mapping[str, Any], layers: dict[str, tuple[int, int]]) -> bool:

@@ -32,15 +32,19 @@ class NamespaceVantage:
 
     def __init__(self, name: str, pid: Callable[[], int | None]) -> None:
         self.name = name
-        self._pid = pid
+        self._find = pid
+        self._found: int | None = None
 
     async def dial(self, host: str, port: int, *, timeout: float) -> Outcome:
         """See `Vantage.dial`; only addresses, since names are another matter inside."""
         return await in_thread(self._dial, host, port, timeout)
 
     def _dial(self, host: str, port: int, timeout: float) -> Outcome:
-        pid = self._pid()
-        if pid is None or not Path(f"/proc/{pid}/ns/net").exists():
+        # Asked for once, and again when that process is gone: a gathering of evidence dials every port.
+        if self._found is None or not Path(f"/proc/{self._found}/ns/net").exists():
+            self._found = self._find()
+        pid = self._found
+        if pid is None:
             return "unreachable"
         found: list[Outcome] = []
         # A thread of its own, which ends inside: one that came back to a pool would take others in with it.
@@ -52,9 +56,13 @@ class NamespaceVantage:
 
 def _dial_in(pid: int, address: tuple[str, int], timeout: float) -> Outcome:
     libc = ctypes.CDLL(None, use_errno=True)
-    with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
-        if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
-            return "unreachable"
+    try:
+        with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
+            if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+                return "unreachable"
+    except OSError:
+        # The process has ended since it was found.
+        return "unreachable"
     try:
         with socket.create_connection(address, timeout):
             return "open"

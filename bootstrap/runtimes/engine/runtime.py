@@ -25,7 +25,7 @@ from docker.errors import APIError, NotFound
 from docker.types import IPAMConfig, IPAMPool, LogConfig, Mount
 
 from bootstrap.concurrency import THREADS, in_thread, together
-from bootstrap.errors import BootstrapError, Conflict, NodeFailed, RuntimeUnavailable, Taken
+from bootstrap.errors import BootstrapError, Conflict, RuntimeUnavailable, Taken
 from bootstrap.events import Reporter
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.plan import CONFIG_FILE, DATA_FOLDER, Container, Facts, Plan, PlannedNode, bind
@@ -38,8 +38,19 @@ from bootstrap.runtimes.base import Action, LocalVantage, Record, Vantage
 from bootstrap.runtimes.claims import claimed, default_root
 from bootstrap.runtimes.engine import labels
 from bootstrap.runtimes.engine.archives import SERVER_UID, pack
-from bootstrap.runtimes.engine.facts import endpoint, find_place, subnets, taken_ports
-from bootstrap.runtimes.engine.failures import API_SECONDS, busy, engine_errors, gone, said_by, start_error
+from bootstrap.runtimes.engine.facts import endpoint, find_place, knock, subnets, taken_ports
+from bootstrap.runtimes.engine.failures import (
+    API_SECONDS,
+    CONTACT_SECONDS,
+    busy,
+    control_error,
+    engine_errors,
+    gone,
+    not_running,
+    said_by,
+    start_error,
+    taken_by_strangers,
+)
 from bootstrap.runtimes.engine.images import Images
 from bootstrap.runtimes.engine.netns import NamespaceVantage, can_enter
 from bootstrap.runtimes.records import reserved_ports
@@ -49,7 +60,6 @@ FOLLOW_SECONDS = 0.2
 LOG_BYTES = "10m"
 
 _UP = frozenset({"running", "paused"})
-_REMOVERS = {"network": "network rm", "container": "rm", "volume": "volume rm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +178,12 @@ class EngineRuntime:
     def _api(self) -> docker.APIClient:
         with self._making:
             if self._made is None:
-                with engine_errors("reach the engine"):
-                    self._made = docker.from_env(timeout=API_SECONDS, max_pool_size=THREADS)
+                with engine_errors("reach the engine", seconds=CONTACT_SECONDS):
+                    knock(CONTACT_SECONDS)
+                    made = docker.from_env(timeout=CONTACT_SECONDS, max_pool_size=THREADS)
+                # Whether there is one at all is known soon; what it is asked to do may take longer.
+                made.api.timeout = API_SECONDS
+                self._made = made
             return self._made.api
 
     def _describe(self) -> str:
@@ -212,7 +226,10 @@ class EngineRuntime:
         with engine_errors("list clusters"):
             networks = self._api.networks(filters=wanted)
             containers = self._api.containers(all=True, filters=wanted)
-        of_network = {each["Labels"][labels.CLUSTER]: each["Labels"] for each in networks}
+        # Of two networks of one cluster, the older one counts (see `_make_network`): it comes last.
+        of_network = {
+            each["Labels"][labels.CLUSTER]: each["Labels"] for each in sorted(networks, key=_age, reverse=True)
+        }
         of_containers: dict[str, list[dict[str, Any]]] = {}
         for each in containers:
             of_containers.setdefault(each["Labels"][labels.CLUSTER], []).append(each)
@@ -281,19 +298,12 @@ class EngineRuntime:
                 *(("volume", each["Name"], each) for each in self._api.volumes().get("Volumes") or ()),
             ]
         ours = {"network": {plan.network.name}, "container": wanted, "volume": volumes}
-        strangers = [
-            (kind, name)
-            for kind, name, each in found
-            if name in ours[kind] and (each.get("Labels") or {}).get(labels.CLUSTER) != plan.name
-        ]
-        if strangers:
-            kind, name = strangers[0]
-            more = f", and {len(strangers) - 1} more like it" if len(strangers) > 1 else ""
-            raise Conflict(
-                f"a {kind} {name} exists and is not ours{more}",
-                code=f"{kind}-taken",
-                hint=f"choose another --name, or remove it if it is not needed: `docker {_REMOVERS[kind]} {name}`",
-            )
+        strangers: dict[str, list[str]] = {}
+        for kind, name, each in found:
+            if name in ours[kind] and (each.get("Labels") or {}).get(labels.CLUSTER) != plan.name:
+                strangers.setdefault(kind, []).append(name)
+        for kind, names in strangers.items():
+            raise taken_by_strangers(kind, sorted(names))
 
     def _make_network(self, network: Network, plan: Plan) -> None:
         owner = daemons.owner() if self._owned else {}
@@ -365,8 +375,9 @@ class EngineRuntime:
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": LOG_BYTES, "max-file": "2"}),
         )
         endpoint_config = api.create_endpoint_config(ipv4_address=wanted.address)
-        made = api.create_container(
-            wanted.image,
+        made = self._create_unless_made(
+            network["Labels"][labels.CLUSTER],
+            image=wanted.image,
             name=node.name,
             hostname=node.name,
             user=f"{SERVER_UID}:{SERVER_UID}",
@@ -380,6 +391,16 @@ class EngineRuntime:
         )
         return str(made["Id"])
 
+    def _create_unless_made(self, cluster: str, **options: Any) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self._api.create_container(**options)
+        except APIError as error:
+            if error.status_code == 409 and self._container(cluster, options["name"]) is not None:
+                # It was not there a moment ago: somebody else makes this very cluster.
+                raise busy(cluster) from error
+            raise
+        return found
+
     def _container(self, name: str, node: str) -> dict[str, Any] | None:
         """The node's container, as the engine lists it."""
         found: list[dict[str, Any]] = self._api.containers(
@@ -388,14 +409,10 @@ class EngineRuntime:
         return found[0] if found else None
 
     def _control(self, name: str, node: str, action: Action) -> None:
-        with engine_errors(f"{action} {node}"):
+        with engine_errors(f"{action} {node}", mapped=partial(control_error, name, node)):
             found = self._container(name, node)
             if found is None or found["State"] not in _UP:
-                raise NodeFailed(
-                    f"{node} does not run",
-                    code="not-running",
-                    hint=f"start it: `valkey-bootstrap create --name {name}`",
-                )
+                raise not_running(name, node)
             if action == "stop":
                 self._api.stop(found["Id"], timeout=STOP_SECONDS)
             elif action == "kill":
@@ -489,7 +506,10 @@ class EngineRuntime:
         """The process id of a server of the cluster that runs."""
         with engine_errors(f"look into {name}"):
             for each in self._api.containers(filters={"label": f"{labels.CLUSTER}={name}"}):
-                return int(self._api.inspect_container(each["Id"])["State"]["Pid"]) or None
+                # It may have ended, or be gone, since it was listed.
+                with suppress(NotFound):
+                    if pid := int(self._api.inspect_container(each["Id"])["State"]["Pid"]):
+                        return pid
         return None
 
 
