@@ -542,7 +542,8 @@ class FakeRuntime:
         """See `Runtime.follow`."""
         await anyio.lowlevel.checkpoint()
         kept = self._kept.get(name)
-        log = kept.logs.setdefault(node, _Log()) if kept is not None else _Log(closed=True)
+        known = kept is not None and any(node == each.name for each in self._record(name).nodes)
+        log = kept.logs.setdefault(node, _Log()) if kept is not None and known else _Log(closed=True)
         lines = log.text.splitlines(keepends=True)
         told = 0 if tail is None else len("".join(lines[: max(0, len(lines) - tail)]))
         while not log.closed:

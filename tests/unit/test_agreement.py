@@ -11,6 +11,7 @@ import pytest
 from bootstrap.judging.agreement import Doubt, agree, conforms, summarize
 from bootstrap.judging.simulation import Simulation, settle
 from bootstrap.judging.views import NodeView, Peer, Silent, View
+from bootstrap.planning.addressing import Address
 from bootstrap.planning.layout import Layout, Shard, make_layout
 from bootstrap.planning.plan import build_plan
 from bootstrap.planning.site import Site
@@ -182,6 +183,55 @@ def test_no_other_doubts_come_with_it(damage: Callable[[Views], None], kinds: se
     views = healthy()
     damage(views)
     assert {doubt.kind for doubt in agree(views).doubts} == kinds
+
+
+ANNOUNCED = {each.name: Address("me.lan", each.addresses.host.port) for each in PLAN.nodes}
+
+
+def announcing(views: Views, address: Address | None = None, *, by: str = "", about: str = "") -> Views:
+    """Views that send clients where they should; one of them sends them elsewhere for one node."""
+    names = {node(views, name).id: name for name in views}
+    for name in list(views):
+        listed = {each: ANNOUNCED[names[each]] for each in node(views, name).listed}
+        if name == by and address is not None:
+            listed[node(views, about).id] = address
+        change(views, name, listed=listed)
+    return views
+
+
+def test_clients_are_sent_where_it_was_announced() -> None:
+    assert agree(announcing(healthy()), ANNOUNCED).healthy
+    assert agree(announcing(healthy())).healthy
+
+
+@pytest.mark.parametrize(
+    "address", [Address("172.28.0.5", 6382), Address("me.lan", 7000), Address("", 7000), Address("127.0.0.1", 6382)]
+)
+@pytest.mark.parametrize("by", ["valkey0", "valkey3"])
+def test_clients_that_are_sent_elsewhere_are_a_doubt(address: Address, by: str) -> None:
+    views = announcing(healthy(), address, by=by, about="valkey3")
+    found = agree(views, ANNOUNCED)
+    text = f"sends clients for valkey3 to {address} instead of me.lan:6382"
+    assert found.doubts == (Doubt(by, "address", text, "valkey3"),)
+    assert found.by_node() == {by: text}
+    assert summarize(found, 4) == f"{by}: {text}"
+    assert found.layout == PLAN.layout
+    assert agree(views).healthy, "what was not decided cannot be wrong"
+    only_others = {name: where for name, where in ANNOUNCED.items() if name != "valkey3"}
+    assert agree(views, only_others).healthy
+
+
+def test_as_you_came_is_the_right_way() -> None:
+    """A node says so of itself before another one has told it its address."""
+    views = announcing(healthy(), Address("", 6382), by="valkey3", about="valkey3")
+    assert agree(views, ANNOUNCED).healthy
+
+
+def test_every_node_that_misleads_is_told() -> None:
+    views = healthy()
+    found = agree(views, ANNOUNCED)
+    assert {doubt.kind for doubt in found.doubts} == {"address"}
+    assert {(doubt.node, doubt.about) for doubt in found.doubts} == {(one, other) for one in views for other in views}
 
 
 def test_there_is_no_layout_while_a_replica_follows_nobody_known() -> None:

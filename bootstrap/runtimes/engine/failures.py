@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http.client import IncompleteRead
 
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from urllib3.exceptions import HTTPError
 
 from bootstrap.errors import BootstrapError, Conflict, NodeFailed, PortTaken, RuntimeUnavailable, UsageError
 from bootstrap.planning.plan import Container, PlannedNode
@@ -49,8 +50,9 @@ def engine_errors(
         yield
     except APIError as error:
         raise (mapped(error) if mapped else None) or _refused(what, error) from error
-    # Whatever keeps the SDK from the engine is one of these: those of requests are errors of the operating system.
-    except (DockerException, OSError) as error:
+    # Whatever keeps the SDK from the engine is one of these: those of requests are errors of the operating system, and
+    # those of urllib3 come through where a stream breaks off.
+    except (DockerException, OSError, HTTPError) as error:
         raise unavailable(error, seconds) from error
 
 
@@ -145,7 +147,7 @@ def no_image(message: str, hint: str) -> RuntimeUnavailable:
 
 
 def bad_name(image: str, error: APIError) -> BootstrapError | None:
-    """What a refusal to look at an image means: a name that no image can have; None where it means nothing special."""
+    """What a refusal to look for an image means: a name that no image can have; None where it means nothing special."""
     _, mark, why = said_by(error).rpartition("invalid reference format")
     if not mark:
         return None
@@ -169,7 +171,7 @@ def no_server(image: str, said: str = "") -> RuntimeUnavailable:
 
 def pull_error(image: str, error: APIError) -> BootstrapError:
     """What a refusal to pull means."""
-    return not_pulled(image, said_by(error))
+    return bad_name(image, error) or not_pulled(image, said_by(error))
 
 
 def not_pulled(image: str, reason: str) -> BootstrapError:

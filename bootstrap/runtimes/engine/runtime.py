@@ -141,7 +141,7 @@ class EngineRuntime:
         last, seen = "", False
         while True:
             read = await in_thread(self._log_after, name, node, last, tail)
-            if read is None and (seen or not await self.inventory(name)):
+            if read is None and (seen or not await self._has(name, node)):
                 return
             if read is not None:
                 text, last = read
@@ -151,6 +151,9 @@ class EngineRuntime:
             # What a container that was not there at first will write is new from its first line on.
             tail = None
             await anyio.sleep(FOLLOW_SECONDS)
+
+    async def _has(self, name: str, node: str) -> bool:
+        return any(node == each.name for record in await self.inventory(name) for each in record.nodes)
 
     async def remove(self, name: str, nodes: Collection[str] | None = None) -> Sequence[str]:
         """See `Runtime.remove`."""
