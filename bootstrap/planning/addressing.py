@@ -273,13 +273,22 @@ def announcement_notes(chosen: Announcement, spec: ClusterSpec, engine: Engine) 
         "client-address": "clients on this machine only",
         "same-port": "clients on this machine only",
     }[chosen.strategy]
-    notes = [f"announced by {chosen.strategy}, for {reached}: {chosen.why}"]
-    if chosen.strategy in ("fixed-address", "gateway") and spec.publish and 0 < engine.major < 28:
-        notes.append(
-            f"Docker {engine.version} lets a neighbour that routes to the containers' network reach published ports"
-            " (28 and newer do not)" + ("; --no-publish closes that" if chosen.strategy == "fixed-address" else "")
-        )
-    return tuple(notes)
+    chosen_by = f"announced by {chosen.strategy}, for {reached}: {chosen.why}"
+    return tuple(filter(None, (chosen_by, _neighbour_note(chosen, spec, engine))))
+
+
+def _neighbour_note(chosen: Announcement, spec: ClusterSpec, engine: Engine) -> str:
+    """What a machine of the same network segment gets to if it sends packets for the containers' network here."""
+    if engine.place not in ("local", "nested") or not needs_ports(chosen, spec):
+        return ""
+    if chosen.strategy in ("gateway", "host-name"):
+        return "a neighbour that routes to the containers' network reaches the ports published there"
+    if not 0 < engine.major < 28:
+        return ""
+    # Earlier engines let routed packets through to every published port (moby/moby#45610), 127.0.0.1 included.
+    note = f"Docker {engine.version} lets a neighbour that routes to the containers' network reach published ports"
+    closes = "; --no-publish closes that" if chosen.strategy == "fixed-address" else ""
+    return f"{note}, 28 and newer do not{closes}"
 
 
 def announcement_warnings(chosen: Announcement, spec: ClusterSpec, engine: Engine) -> tuple[str, ...]:
