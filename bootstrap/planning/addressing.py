@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bootstrap.errors import UsageError
+from bootstrap.planning.ports import PortUse
 from bootstrap.planning.site import Engine, Resolved, Site
 from bootstrap.planning.spec import BUS_OFFSET, ClusterSpec
 
@@ -173,9 +174,9 @@ def choose_announcement(spec: ClusterSpec, site: Site) -> Announcement:
         case "nested":
             return Announcement("gateway", "we run in a container ourselves, and reach what the gateway publishes")
         case "desktop":
-            return _for_desktop(site, engine)
+            return _for_desktop(spec, site, engine)
         case "rootless":
-            return _host_only(site, "a rootless engine keeps the addresses of containers to itself")
+            return _host_only(spec, site, "a rootless engine keeps the addresses of containers to itself")
         case "remote":
             raise UsageError(
                 "containers of a remote engine are reached only through ports that its machine opens to its network",
@@ -198,12 +199,12 @@ def neighbours_needed(nodes: int) -> int:
     return nodes * (nodes - 1) + 2 * nodes
 
 
-def _for_desktop(site: Site, engine: Engine) -> Announcement:
+def _for_desktop(spec: ClusterSpec, site: Site, engine: Engine) -> Announcement:
     # A name that leads to an address of the local network would open the ports there: only on request.
     resolved = site.names.get(engine.machine)
-    if resolved is not None and resolved.whose == "loopback":
+    if resolved is not None and resolved.whose == "loopback" and spec.publish:
         return _named(engine.machine, site, engine, "the name of this machine leads to it from both sides")
-    return _host_only(site, "addresses of containers cannot be reached from this machine")
+    return _host_only(spec, site, "addresses of containers cannot be reached from this machine")
 
 
 def _impossible(strategy: Strategy, spec: ClusterSpec, site: Site, engine: Engine) -> str:
@@ -232,7 +233,11 @@ _PLACES = {
 }
 
 
-def _host_only(site: Site, why: str) -> Announcement:
+def _host_only(spec: ClusterSpec, site: Site, why: str) -> Announcement:
+    if not spec.publish:
+        raise UsageError(
+            f"{why}, and --no-publish leaves no other way", code="announce-impossible", hint="leave out --no-publish"
+        )
     if site.server.has("cluster-announce-client-ipv4"):
         return Announcement("client-address", why)
     return Announcement("same-port", why)
@@ -255,6 +260,15 @@ def _named(name: str, site: Site, engine: Engine, why: str) -> Announcement:
 
 def _refuse_elsewhere(name: str, resolved: Resolved, engine: Engine) -> None:
     if engine.place == "remote":
+        return
+    if engine.place == "nested":
+        # Our own addresses are those of a container; the engine's machine is elsewhere.
+        if resolved.whose != "elsewhere":
+            raise UsageError(
+                f"{name} leads to {resolved.address}, which is this container and not the machine around it",
+                code="announce-host-elsewhere",
+                hint=f"map it to the engine's machine: `--add-host {name}:host-gateway` for this container",
+            )
         return
     if resolved.whose == "elsewhere":
         raise UsageError(
@@ -279,7 +293,7 @@ def announcement_notes(chosen: Announcement, spec: ClusterSpec, engine: Engine) 
 
 def _neighbour_note(chosen: Announcement, spec: ClusterSpec, engine: Engine) -> str:
     """What a machine of the same network segment gets to if it sends packets for the containers' network here."""
-    if engine.place not in ("local", "nested") or not needs_ports(chosen, spec):
+    if engine.place not in ("local", "nested") or ports_used(chosen, publish=spec.publish) == "none":
         return ""
     if chosen.strategy in ("gateway", "host-name"):
         return "a neighbour that routes to the containers' network reaches the ports published there"
@@ -304,9 +318,16 @@ def announcement_warnings(chosen: Announcement, spec: ClusterSpec, engine: Engin
     return (f"{opened}; lead it to {LOOPBACK} in /etc/hosts to keep them on this machine",)
 
 
-def needs_ports(chosen: Announcement | None, spec: ClusterSpec) -> bool:
-    """Whether ports of this machine are taken at all."""
-    return not (chosen is not None and chosen.strategy == "fixed-address" and not spec.publish)
+def ports_used(chosen: Announcement | None, *, publish: bool) -> PortUse:
+    """Which ports of this machine a cluster takes; local processes take all of theirs.
+
+    Args:
+        chosen: how its containers are announced, None for local processes.
+        publish: whether data ports are published on 127.0.0.1.
+    """
+    if chosen is None or chosen.strategy in ("gateway", "host-name"):
+        return "all"
+    return "none" if chosen.strategy == "fixed-address" and not publish else "data"
 
 
 def reach(chosen: Announcement, node: str, port: int, container: str, gateway: str, *, publish: bool = True) -> Reach:

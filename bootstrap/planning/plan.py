@@ -23,7 +23,7 @@ from bootstrap.planning.addressing import (
     choose_announcement,
     given,
     loopback,
-    needs_ports,
+    ports_used,
     reach,
 )
 from bootstrap.planning.layout import Layout, Shard, make_layout
@@ -308,7 +308,7 @@ def _where(spec: ClusterSpec, site: Site, kept: Kept | None) -> _Where:
         warnings = announcement_warnings(announcement, spec, engine) if kept is None else ()
     if kept is not None:
         return _Where(spec, site, kept.base_port, notes, warnings, announcement, network)
-    block = choose_block(spec, site, published=needs_ports(announcement, spec))
+    block = choose_block(spec, site, ports_used(announcement, publish=spec.publish))
     return _Where(
         spec,
         site,
@@ -390,7 +390,9 @@ def bind(plan: Plan, facts: Facts) -> Plan:
     def node_bound(node: PlannedNode) -> PlannedNode:
         # Only settings that the plan itself decides carry symbols; a user's value is never looked into.
         settings = tuple((k, filled(v) if k in RESERVED_SETTINGS else v) for k, v in node.settings)
-        container = node.container and replace(node.container, published=tuple(map(bound, node.container.published)))
+        # A symbol may turn out to be what stands beside it: a port is published once.
+        published = tuple(dict.fromkeys(map(bound, node.container.published))) if node.container else ()
+        container = node.container and replace(node.container, published=published)
         addresses = replace(node.addresses, meet=bound(node.addresses.meet))
         return replace(node, settings=settings, container=container, addresses=addresses)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from bootstrap.errors import Conflict, PortTaken
 from bootstrap.planning.site import Site
@@ -23,32 +24,37 @@ class Block:
     warning: str = ""
 
 
-def block_ports(base: int, nodes: int) -> tuple[int, ...]:
-    """All the ports of a block: data ports, then bus ports."""
-    return (*range(base, base + nodes), *range(base + BUS_OFFSET, base + BUS_OFFSET + nodes))
+PortUse = Literal["all", "data", "none"]
+"""Which ports of a block a cluster takes on this machine."""
 
 
-def choose_block(spec: ClusterSpec, site: Site, *, published: bool = True) -> Block:
+def block_ports(base: int, nodes: int, use: PortUse = "all") -> tuple[int, ...]:
+    """The ports of a block that are used: data ports, then bus ports."""
+    data = range(base, base + nodes) if use != "none" else ()
+    bus = range(base + BUS_OFFSET, base + BUS_OFFSET + nodes) if use == "all" else ()
+    return (*data, *bus)
+
+
+def choose_block(spec: ClusterSpec, site: Site, use: PortUse = "all") -> Block:
     """Choose by the rule of ``spec.base_port``: a number is strict, None prefers 6379, ``"auto"`` is random.
 
     Args:
         spec: what is asked for.
         site: with the ports that are taken.
-        published: ports of this machine are used; otherwise every node has its own, and none can be taken.
+        use: which ports of this machine are used.
 
     Raises:
         PortTaken: a strict block with a port in use, its holders named.
         Conflict: no free block is left.
     """
-    if not published:
-        return Block(spec.base_port if isinstance(spec.base_port, int) else DEFAULT_BASE_PORT)
     if spec.base_port == "auto":
-        return Block(_first_free(_random_bases(spec.nodes, site), spec.nodes, site))
+        return Block(_first_free(_random_bases(spec.nodes, site), spec.nodes, site, use))
     if spec.base_port is None:
-        return _preferred_block(spec, site)
-    if taken := _in_use(spec.base_port, spec.nodes, site.taken_ports):
+        return _preferred_block(spec, site, use)
+    ports = block_ports(spec.base_port, spec.nodes, use)
+    if taken := _in_use(ports, site.taken_ports):
         raise taken_error(taken)
-    return Block(spec.base_port, warning=_ephemeral_warning(spec.base_port, spec.nodes, site))
+    return Block(spec.base_port, warning=_ephemeral_warning(ports, site))
 
 
 def taken_error(taken: Mapping[int, str]) -> PortTaken:
@@ -64,21 +70,21 @@ def taken_error(taken: Mapping[int, str]) -> PortTaken:
     return PortTaken("; ".join(words), ports=taken, hint=hint)
 
 
-def _preferred_block(spec: ClusterSpec, site: Site) -> Block:
+def _preferred_block(spec: ClusterSpec, site: Site, use: PortUse) -> Block:
     nodes = spec.nodes
-    base = _first_free(range(DEFAULT_BASE_PORT, MAX_DATA_PORT - nodes + 2), nodes, site)
+    base = _first_free(range(DEFAULT_BASE_PORT, MAX_DATA_PORT - nodes + 2), nodes, site, use)
     if base == DEFAULT_BASE_PORT:
         return Block(base)
-    taken = _in_use(DEFAULT_BASE_PORT, nodes, {**site.reserved_ports, **site.taken_ports})
+    taken = _in_use(block_ports(DEFAULT_BASE_PORT, nodes, use), {**site.reserved_ports, **site.taken_ports})
     # Said from the default block: the blocks between it and the choice overlap it, or are taken for the same reason.
     port, holder = min(taken.items())
     return Block(base, note=f"ports start at {base}: {port} is held by {holder}")
 
 
-def _first_free(bases: Iterable[int], nodes: int, site: Site) -> int:
+def _first_free(bases: Iterable[int], nodes: int, site: Site, use: PortUse) -> int:
     avoided = set(site.taken_ports) | set(site.reserved_ports)
     for base in bases:
-        if avoided.isdisjoint(block_ports(base, nodes)):
+        if avoided.isdisjoint(block_ports(base, nodes, use)):
             return base
     raise Conflict(
         f"no {nodes} free data ports in a row with free bus ports {BUS_OFFSET} above", code="no-free-ports",
@@ -95,12 +101,12 @@ def _random_bases(nodes: int, site: Site) -> Iterator[int]:
     return (_LOWEST_RANDOM + (site.seed + step) % span for step in range(span))
 
 
-def _in_use(base: int, nodes: int, taken: Mapping[int, str]) -> dict[int, str]:
-    return {port: taken[port] for port in block_ports(base, nodes) if port in taken}
+def _in_use(ports: Iterable[int], taken: Mapping[int, str]) -> dict[int, str]:
+    return {port: taken[port] for port in ports if port in taken}
 
 
-def _ephemeral_warning(base: int, nodes: int, site: Site) -> str:
+def _ephemeral_warning(ports: Iterable[int], site: Site) -> str:
     low, high = site.ephemeral_ports
-    if any(low <= port <= high for port in block_ports(base, nodes)):
+    if any(low <= port <= high for port in ports):
         return f"ports of this block lie in {low}-{high}, which outgoing connections take from: they clash at random"
     return ""

@@ -171,7 +171,8 @@ class Site:
 
 def server_of_tag(image: str) -> ServerInfo | None:
     """The server that an image's name tells, ``valkey/valkey:8.1-alpine`` for one; None if it tells none."""
-    match = _TAG.search(image)
+    # Not in the registry's name, whose port looks the same.
+    match = _TAG.search(image.rpartition("/")[2])
     if match is None:
         return None
     numbers = [*map(int, match["version"].split(".")), 0, 0]

@@ -13,6 +13,9 @@ POOL = IPv4Network("172.28.0.0/15")
 """Where subnets are taken from: private addresses (RFC 1918) at the upper end of what engines deal out themselves,
 which begin at 172.17 and take 65536 addresses for each network."""
 
+SECOND_POOL = IPv4Network("10.214.0.0/15")
+"""Where they are taken from when the first pool is full, or routed elsewhere as a whole."""
+
 _FEWEST_FIXED = 32
 
 
@@ -62,16 +65,17 @@ def choose_network(cluster: str, nodes: int, taken: Sequence[str]) -> Network:
     """
     fixed = max(_FEWEST_FIXED, 1 << (2 * nodes + 1).bit_length())
     prefix = 32 - fixed.bit_length()
-    count = 1 << (prefix - POOL.prefixlen)
     occupied = [network for network in map(ip_network, taken) if isinstance(network, IPv4Network)]
-    size = POOL.num_addresses // count
-    for step in range(count):
-        first = POOL[((key_slot(cluster) + step) % count) * size]
-        subnet = IPv4Network((int(first), prefix))
-        if not any(subnet.overlaps(other) for other in occupied):
-            return make_network(cluster, subnet)
+    for pool in (POOL, SECOND_POOL):
+        count = 1 << (prefix - pool.prefixlen)
+        size = pool.num_addresses // count
+        for step in range(count):
+            first = pool[((key_slot(cluster) + step) % count) * size]
+            subnet = IPv4Network((int(first), prefix))
+            if not any(subnet.overlaps(other) for other in occupied):
+                return make_network(cluster, subnet)
     raise Conflict(
-        f"no subnet of {POOL} is free for the network of {nodes} nodes",
+        f"no subnet of {POOL} or {SECOND_POOL} is free for the network of {nodes} nodes",
         code="no-free-subnet",
         hint="remove networks that nobody needs: `docker network prune`",
     )

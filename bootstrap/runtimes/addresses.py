@@ -12,6 +12,7 @@ import psutil
 
 from bootstrap.planning.site import Resolved
 
+_WIDEST = 8
 _ROUTES = Path("/proc/net/route")
 _MOST_NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
 _NEIGHBOURS = Path("/proc/net/stat/arp_cache")
@@ -54,6 +55,7 @@ def room_for_neighbours() -> int:
 
 
 def _routes() -> Iterable[str]:
+    """Routes to networks; those that take half of everything are default routes in disguise, as VPNs make them."""
     try:
         lines = _ROUTES.read_text().splitlines()[1:]
     except OSError:
@@ -61,7 +63,7 @@ def _routes() -> Iterable[str]:
         return
     for line in lines:
         _, destination, _, _, _, _, _, mask, *_ = line.split()
-        if int(mask, 16):
+        if int(mask, 16).bit_count() >= _WIDEST:
             yield f"{_dotted(destination)}/{_dotted(mask)}"
 
 

@@ -80,6 +80,9 @@ def end(pids: Sequence[int], *, kill: bool) -> tuple[int, ...]:
         with suppress(psutil.NoSuchProcess):
             alive.append(process := psutil.Process(pid))
             process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+            if not kill:
+                # A paused one would hear of it only when it is resumed.
+                process.send_signal(signal.SIGCONT)
     deadline = time.monotonic() + KILL_SECONDS
     while (alive := [each for each in alive if not _ended(each)]) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bootstrap.planning.addressing import Address, Announcement, NodeAddresses
+from bootstrap.planning.addressing import Address, Announcement, NodeAddresses, ports_used
 from bootstrap.planning.plan import Plan, PlannedNode
-from bootstrap.planning.ports import block_ports
-from bootstrap.planning.spec import ClusterSpec
+from bootstrap.planning.ports import PortUse, block_ports
+from bootstrap.planning.spec import ClusterSpec, memory_bytes
 from bootstrap.planning.subnets import Network
 from bootstrap.runtimes.base import NodeRecord, Record
 
@@ -46,8 +46,10 @@ def differences(spec: ClusterSpec, record: Record) -> dict[str, tuple[Any, Any]]
     # A server may be given by any path that leads to the one that is used.
     had |= {"server": record.server_path, "image": record.server_path}
     if record.announcement is not None:
-        had |= {"announce": record.announcement.strategy}
+        had |= {"announce": record.announcement.strategy, "announce_host": record.announcement.name or None}
     asked = identity(spec)
+    if spec.memory and had["memory"] and memory_bytes(spec.memory) == memory_bytes(had["memory"]):
+        asked["memory"] = had["memory"]  # the same amount in other words
     if spec.server is not None:
         asked["server"] = shutil.which(spec.server) or spec.server
     return {
@@ -115,12 +117,12 @@ def load_record(text: str, *, runtime: str, folder: str) -> Record:
             runtime=runtime,
             spec=document["spec"],
             base_port=document["base_port"],
-            nodes=tuple(_node(each) for each in document["nodes"]),
+            nodes=tuple(map(_node, _list(document["nodes"]))),
             created_at=document["created_at"],
             server=document["server"]["name"],
             server_path=document["server"]["path"],
             folder=folder,
-            owner=document["owner"],
+            owner=_owner(document["owner"]),
             # Records of the first version have neither.
             announcement=Announcement(**made) if (made := document.get("announcement")) else None,
             network=Network(**made) if (made := document.get("network")) else None,
@@ -134,8 +136,24 @@ def reserved_ports(records: Sequence[Record]) -> dict[int, str]:
     return {
         port: f'the cluster "{record.name}"'
         for record in records
-        for port in block_ports(record.base_port, len(record.nodes))
+        for port in block_ports(record.base_port, len(record.nodes), _ports_used(record))
     }
+
+
+def _ports_used(record: Record) -> PortUse:
+    return ports_used(record.announcement, publish=bool(record.spec.get("publish", True)))
+
+
+def _list(document: Any) -> list[Any]:
+    if not isinstance(document, list):
+        raise TypeError(f"{type(document).__name__} is not a list")
+    return document
+
+
+def _owner(document: Any) -> dict[str, Any]:
+    if document and not (isinstance(document["pid"], int) and isinstance(document["started"], int | float | None)):
+        raise ValueError(f"not an owner: {document!r}")
+    return dict(document)
 
 
 def _node(document: dict[str, Any]) -> NodeRecord:

@@ -10,11 +10,20 @@ import pytest
 from bootstrap.formation.base import ServerError, Unreachable
 from bootstrap.judging.views import NodeView, Peer, Silent, View
 from bootstrap.planning.addressing import Address
-from bootstrap.planning.plan import Plan
+from bootstrap.planning.plan import Plan, PlannedNode
 from bootstrap.planning.slots import covering_key, key_slot
 from tests.contract.world import World
 
 NOBODY = "f" * 40
+
+
+def meet(node: PlannedNode) -> str:
+    return f"CLUSTER MEET {node.addresses.meet.host} {node.addresses.meet.port}"
+
+
+def announced(node: PlannedNode) -> Address:
+    """Where servers send clients for a node that others know."""
+    return node.addresses.announced or node.addresses.host
 
 
 async def view_of(world: World, plan: Plan, index: int) -> NodeView:
@@ -25,12 +34,15 @@ async def view_of(world: World, plan: Plan, index: int) -> NodeView:
 
 
 async def test_a_closed_port_is_unreachable(world: World) -> None:
-    plan = await world.planned(nodes=1)
-    async with world.client(plan.nodes[0].addresses.control) as client:
+    plan = await world.prepared()
+    await world.start(plan, 0)
+    one, two = (node.addresses.control for node in plan.nodes)
+    closed = Address(one.host, two.port)
+    async with world.client(closed) as client:
         with pytest.raises(Unreachable) as caught:
             await client.run(("PING",))
         assert caught.value.code == "unreachable"
-        assert caught.value.message == f"{plan.nodes[0].addresses.control} cannot be reached: connection refused"
+        assert caught.value.message == f"{closed} cannot be reached: connection refused"
         assert await client.look() == Silent("cannot be reached: connection refused")
 
 
@@ -38,7 +50,7 @@ async def test_a_client_survives_its_server(world: World) -> None:
     plan = await world.started(nodes=1)
     async with world.client(plan.nodes[0].addresses.control) as client:
         assert await client.run(("PING",)) == ["PONG"]
-        await world.runtime.control("t", "t0", "kill")
+        await world.runtime.control(world.name, world.node(0), "kill")
         with pytest.raises(Unreachable):
             await client.run(("PING",))
         await world.start(plan, 0)
@@ -49,7 +61,7 @@ async def test_a_server_that_does_not_answer_is_silent(world: World) -> None:
     plan = await world.started(nodes=1)
     async with world.client(plan.nodes[0].addresses.control) as client:
         await client.run(("PING",))
-        await world.runtime.control("t", "t0", "pause")
+        await world.runtime.control(world.name, world.node(0), "pause")
         assert await client.look() == Silent("does not answer in time")
 
 
@@ -101,9 +113,11 @@ async def test_a_blank_node_looks_the_same(world: World) -> None:
     plan = await world.started(nodes=1)
     view = await view_of(world, plan, 0)
     where = plan.nodes[0].addresses
+    # Until another node tells it, a node knows only the address that it was told to announce.
+    nowhere = Address("", where.control.port)
     myself = Peer(
         id=view.id,
-        address=Address("", where.control.port),
+        address=where.meet if where.announced else nowhere,
         bus_port=where.bus_port,
         hostname="",
         flags=frozenset({"myself", "master"}),
@@ -128,7 +142,7 @@ async def test_epochs_are_given_once_and_to_the_lonely(world: World) -> None:
         "CLUSTER SET-CONFIG-EPOCH",
         "CLUSTER SET-CONFIG-EPOCH 3",
         "CLUSTER SET-CONFIG-EPOCH 3",
-        f"CLUSTER MEET 127.0.0.1 {plan.nodes[1].addresses.meet.port}",
+        meet(plan.nodes[1]),
         "CLUSTER SET-CONFIG-EPOCH 4",
     ) == [
         "OK",
@@ -169,14 +183,15 @@ async def test_slots_are_added_all_or_none(world: World) -> None:
     ]
     view = await view_of(world, plan, 0)
     assert view.myself.slots == ((0, 100), (102, 102), (104, 106))
-    assert view.listed == {view.id: Address("", plan.nodes[0].addresses.control.port)}
+    where = plan.nodes[0].addresses
+    assert view.listed == {view.id: where.announced or Address("", where.control.port)}
     assert view.state == "fail"
     assert not view.blank
 
 
 async def test_nodes_meet_by_address(world: World) -> None:
     plan = await world.started()
-    base = plan.nodes[1].addresses
+    other = plan.nodes[1]
     assert await world.asks(
         plan,
         0,
@@ -186,8 +201,8 @@ async def test_nodes_meet_by_address(world: World) -> None:
         "CLUSTER MEET 127.0.0.1 6000 abc",
         "CLUSTER MEET 127.0.0.1 60000",
         "CLUSTER MEET 127.0.0.1",
-        f"CLUSTER MEET 127.0.0.1 {base.meet.port} {base.bus_port}",
-        f"CLUSTER MEET 127.0.0.1 {base.meet.port}",
+        f"{meet(other)} {other.addresses.bus_port}",
+        meet(other),
     ) == [
         "Invalid node address specified: localhost:7000",
         "Port number is out of range",
@@ -202,9 +217,9 @@ async def test_nodes_meet_by_address(world: World) -> None:
 
 async def test_what_is_not_there_answers_no_handshake(world: World) -> None:
     plan = await world.started(nodes=1)
-    free = await world.planned(name="u", nodes=1)
-    nowhere = free.nodes[0].addresses
-    assert await world.asks(plan, 0, f"CLUSTER MEET 127.0.0.1 {nowhere.meet.port}") == ["OK"]
+    (free,) = (await world.planned(name=world.other, nodes=1)).nodes
+    nowhere = free.addresses
+    assert await world.asks(plan, 0, meet(free)) == ["OK"]
     view = await view_of(world, plan, 0)
     (peer,) = (peer for peer in view.peers.values() if peer.id != view.id)
     expected = Peer(
@@ -278,7 +293,7 @@ async def test_a_formed_cluster_looks_the_same_from_every_node(world: World) -> 
             epoch=epochs[node.primary or node.name],
             peers=peers,
             link="up" if node.primary else "",
-            listed={ids[each.name]: each.addresses.host for each in plan.nodes},
+            listed={ids[each.name]: announced(each) for each in plan.nodes},
         )
         assert view.offset > 0
         assert replace(view, offset=0) == expected
@@ -290,7 +305,7 @@ async def test_a_formed_cluster_takes_keys_and_refuses_changes_of_its_shape(worl
     ids = [str(await world.ask(plan, index, "CLUSTER", "MYID")) for index in range(4)]
     assert replica.primary == second.name
     key = covering_key(*first.slots[0], "x")
-    moved = f"MOVED {key_slot(key)} {first.addresses.host}"
+    moved = f"MOVED {key_slot(key)} {announced(first)}"
     for index in (1, 2, 3):
         assert await world.asks(plan, index, f"SET {key} 1", f"GET {key}", f"DEL {key}") == [moved] * 3
     assert await world.asks(plan, 0, f"GET {key}", f"SET {key} 7", f"GET {key}") == ["None", "OK", "7"]
@@ -320,10 +335,10 @@ async def test_a_cancelled_look_leaves_no_replies_for_the_next_command(world: Wo
     plan = await world.started(nodes=1)
     async with world.client(plan.nodes[0].addresses.control) as client:
         assert await client.run(("PING",)) == ["PONG"]
-        await world.runtime.control("t", "t0", "pause")
+        await world.runtime.control(world.name, world.node(0), "pause")
         view: View = Silent("cancelled")
         with anyio.move_on_after(0.2):
             view = await client.look()
-        await world.runtime.control("t", "t0", "resume")
+        await world.runtime.control(world.name, world.node(0), "resume")
         assert isinstance(view, Silent)
         assert await client.run(("PING",)) == ["PONG"]

@@ -10,26 +10,33 @@ from typing import Any
 
 import anyio
 
-from bootstrap.errors import PortTaken
+from bootstrap.errors import Taken
 from bootstrap.formation.base import Command, Connect, Credentials, NodeClient, Reply, Unreachable
 from bootstrap.operations.create import Created, CreateOptions, create
 from bootstrap.operations.deployment import Access
 from bootstrap.planning.addressing import Address
-from bootstrap.planning.plan import CONFIG_FILE, Plan, bind, build_plan, render_config
-from bootstrap.planning.spec import ClusterSpec
+from bootstrap.planning.plan import CONFIG_FILE, Plan, PlannedNode, bind, build_plan, render_config
+from bootstrap.planning.ports import block_ports
+from bootstrap.planning.spec import ClusterSpec, node_name
 from bootstrap.runtimes.base import NodeRecord, Record, Runtime
 from bootstrap.testing import FakeRuntime
 
 
 @dataclass
 class World:
-    """A runtime, and how its servers are reached."""
+    """A runtime, how its servers are reached, and the names of two clusters that nobody else uses."""
 
     runtime: Runtime
     connector: Callable[[Credentials], Connect]
+    name: str = "t"
+    other: str = "u"
+
+    def node(self, index: int) -> str:
+        """The name of a node of the cluster that the other methods work on."""
+        return node_name(self.name, index)
 
     async def planned(self, **fields: Any) -> Plan:
-        asked: dict[str, Any] = {"name": "t", "nodes": 2, "replicas": 0, "base_port": "auto"} | fields
+        asked: dict[str, Any] = {"name": self.name, "nodes": 2, "replicas": 0, "base_port": "auto"} | fields
         return build_plan(ClusterSpec(**asked), await self.runtime.survey())
 
     async def prepared(self, **fields: Any) -> Plan:
@@ -37,7 +44,7 @@ class World:
             plan = await self.planned(**fields)
             try:
                 return bind(plan, await self.runtime.prepare(plan))
-            except PortTaken:  # by another test, between the survey and now
+            except Taken:  # by another test, between the survey and now
                 continue
 
     async def started(self, **fields: Any) -> Plan:
@@ -46,15 +53,25 @@ class World:
             await self.start(plan, index)
         return plan
 
+    async def begin(self, plan: Plan) -> None:
+        """Prepare and start a plan."""
+        bound = bind(plan, await self.runtime.prepare(plan))
+        for node in bound.nodes:
+            await self.launch(plan.name, node)
+
+    async def launch(self, name: str, node: PlannedNode) -> None:
+        """Start a node, and leave it to itself."""
+        await self.runtime.start(name, node, {CONFIG_FILE: render_config(node)})
+
     async def start(self, plan: Plan, index: int) -> None:
         """Start a node, and wait until it answers."""
         node = plan.nodes[index]
-        await self.runtime.start(plan.name, node, {CONFIG_FILE: render_config(node)})
+        await self.launch(plan.name, node)
         async with self.client(node.addresses.control) as client:
             await eventually(lambda: answers(client))
 
     async def formed(self, **fields: Any) -> Created:
-        asked: dict[str, Any] = {"name": "t", "nodes": 4, "replicas": 1, "base_port": "auto"} | fields
+        asked: dict[str, Any] = {"name": self.name, "nodes": 4, "replicas": 1, "base_port": "auto"} | fields
         login = Credentials()
         return await create(
             ClusterSpec(**asked),
@@ -62,6 +79,10 @@ class World:
             runtime=self.runtime,
             options=CreateOptions(timeout=30),
         )
+
+    async def idle(self, index: int) -> bool:
+        """A node does not run."""
+        return not (await self.node_record(index)).running
 
     @asynccontextmanager
     async def client(self, address: Address, password: str | None = None) -> AsyncIterator[NodeClient]:
@@ -82,12 +103,24 @@ class World:
             written: list[Command] = [tuple(command.split()) for command in commands]
             return [str(reply) for reply in await client.run(*written)]
 
-    async def record(self, name: str = "t") -> Record:
-        (record,) = await self.runtime.inventory(name)
+    async def record(self) -> Record:
+        (record,) = await self.runtime.inventory(self.name)
         return record
+
+    async def clusters(self) -> list[str]:
+        """The names of this world's clusters; an engine may have those of others, too."""
+        found = [record.name for record in await self.runtime.inventory()]
+        assert found == sorted(found)
+        return [name for name in found if name in (self.name, self.other)]
 
     async def node_record(self, index: int) -> NodeRecord:
         return (await self.record()).nodes[index]
+
+    def ports(self, plan: Plan) -> list[int]:
+        """The ports of this machine that a cluster takes."""
+        if plan.network is None:
+            return list(block_ports(plan.nodes[0].addresses.control.port, len(plan.nodes)))
+        return [each.port for node in plan.nodes if node.container for each in node.container.published]
 
     @contextmanager
     def occupied(self, port: int) -> Iterator[None]:

@@ -414,3 +414,28 @@ def test_an_address_reads_back(text: str) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match="is not HOST:PORT"):
         Address.parse(text)
+
+
+@pytest.mark.parametrize("place", ["desktop", "rootless"])
+def test_without_published_ports_nobody_would_get_through(place: EnginePlace) -> None:
+    names = {"me.lan": Resolved("127.0.0.1", "loopback")}
+    found = Site("docker", (Host("vm"),), NEW, engine=Engine(place, "28.0.0", machine="me.lan"), names=names)
+    with pytest.raises(UsageError) as caught:
+        choose_announcement(ClusterSpec(publish=False), found)
+    assert caught.value.code == "announce-impossible"
+    assert caught.value.hint == "leave out --no-publish"
+
+
+@pytest.mark.parametrize(("whose", "taken"), [("loopback", False), ("own", False), ("elsewhere", True)])
+def test_in_a_container_a_name_must_lead_out_of_it(whose: Any, taken: bool) -> None:
+    names = {"out.lan": Resolved("172.17.0.1", whose)}
+    found = Site("docker", (Host("vm"),), NEW, engine=Engine("nested", "28.0.0"), names=names)
+    spec = ClusterSpec(announce_host="out.lan")
+    if taken:
+        chosen = choose_announcement(spec, found)
+        assert (chosen.strategy, chosen.address) == ("host-name", "172.17.0.1")
+        return
+    with pytest.raises(UsageError) as caught:
+        choose_announcement(spec, found)
+    assert caught.value.code == "announce-host-elsewhere"
+    assert "--add-host out.lan:host-gateway" in caught.value.hint

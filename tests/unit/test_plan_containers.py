@@ -162,7 +162,7 @@ def test_what_cannot_be_chosen_any_more_is_not_warned_of() -> None:
 
 def test_without_a_record_the_same_crowd_is_a_conflict() -> None:
     with pytest.raises(Conflict) as caught:
-        plan(site(subnets=("172.28.0.0/15",)))
+        plan(site(subnets=("172.28.0.0/15", "10.0.0.0/8")))
     assert caught.value.code == "no-free-subnet"
     with pytest.raises(PortTaken):
         plan(site(taken_ports={7003: "redis-server"}), base_port=7000)
@@ -272,3 +272,18 @@ def test_a_dry_run_assumes_what_is_asked_for(spec: ClusterSpec, runtime: str, st
     assert assumed.assumptions
     assert planned.assumptions == assumed.assumptions
     assert str(assumed.server) == ("redis 7.0.0" if spec.image else "valkey 9.1.0")
+
+
+def test_bus_ports_that_are_not_published_cannot_be_taken() -> None:
+    busy = site(taken_ports={16381: "redis-server"})
+    assert plan(busy, base_port=6379).nodes[0].addresses.control.port == 6379
+    with pytest.raises(PortTaken):
+        plan(busy, base_port=6379, announce="gateway")
+
+
+def test_a_port_is_published_once_where_a_name_leads_to_the_host_gateway() -> None:
+    nested = replace(site(), engine=Engine("nested", "28.0.0"), names={"host.lan": Resolved("172.17.0.1", "elsewhere")})
+    made = bind(plan(nested, announce_host="host.lan"), Facts({"host_gateway": "172.17.0.1"}))
+    (node, *_) = made.nodes
+    assert node.container is not None
+    assert [str(each) for each in node.container.published] == ["172.17.0.1:6379", "172.17.0.1:16379"]

@@ -132,14 +132,49 @@ def test_a_server_may_be_given_by_any_path_that_leads_to_it(monkeypatch: pytest.
     assert differences(asked(server="/bin/false"), record) == {"server": (str(path), "/bin/false")}
 
 
-def test_recorded_ports_are_reserved_by_name() -> None:
-    one, two = recorded(asked(name="one", nodes=2, replicas=0)), recorded(asked(name="two", nodes=1, replicas=0))
-    two = replace(two, base_port=7000)
-    assert reserved_ports([one, two]) == {
-        6379: 'the cluster "one"',
-        6380: 'the cluster "one"',
-        16379: 'the cluster "one"',
-        16380: 'the cluster "one"',
-        7000: 'the cluster "two"',
-        17000: 'the cluster "two"',
-    }
+@pytest.mark.parametrize(
+    ("fields", "data", "bus"),
+    [
+        ({"runtime": "process"}, True, True),
+        ({"announce": "gateway"}, True, True),
+        ({"announce": "fixed-address"}, True, False),
+        ({"announce": "same-port"}, True, False),
+        ({"announce": "fixed-address", "publish": False}, False, False),
+    ],
+    ids=str,
+)
+def test_ports_that_a_record_takes_are_reserved_by_name(fields: dict[str, Any], data: bool, bus: bool) -> None:
+    one = recorded(asked(name="one", nodes=2, replicas=0, **fields))
+    two = replace(recorded(asked(name="two", nodes=1, replicas=0, runtime="process")), base_port=7000)
+    expected = dict.fromkeys((7000, 17000), 'the cluster "two"')
+    expected |= dict.fromkeys([*([6379, 6380] if data else []), *([16379, 16380] if bus else [])], 'the cluster "one"')
+    assert reserved_ports([one, two]) == expected
+
+
+def test_the_name_that_was_chosen_then_may_be_asked_for_now() -> None:
+    desktop = replace(LINUX, engine=Engine("desktop", "28.0.0", machine="me.lan"), names=NAMES)
+    record = recorded(asked(), desktop)
+    assert not differences(asked(announce_host="me.lan"), record)
+    assert differences(asked(announce_host="you.lan"), record) == {"announce_host": ("me.lan", "you.lan")}
+
+
+def test_the_same_memory_in_other_words_is_the_same() -> None:
+    assert not differences(asked(memory="1024m"), recorded(asked(memory="1g")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"owner": {"pid": "x"}},
+        {"owner": {"pid": 1}},
+        {"owner": 7},
+        {"owner": {"pid": 1, "started": "x"}},
+        {"nodes": {}},
+    ],
+    ids=str,
+)
+def test_a_damaged_record_is_no_record(change: dict[str, Any]) -> None:
+    plan = build_plan(PROCESSES, Site.assumed(PROCESSES))
+    document = json.loads(dump_record(plan, created_at="2026-01-02T03:04:05+00:00", owner={}))
+    with pytest.raises(ValueError, match="not"):
+        load_record(json.dumps(document | change), runtime="process", folder="/x")

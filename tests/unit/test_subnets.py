@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bootstrap.errors import Conflict
-from bootstrap.planning.subnets import POOL, Network, choose_network
+from bootstrap.planning.subnets import POOL, SECOND_POOL, Network, choose_network
 
 names = st.from_regex(r"[a-z][a-z0-9]{0,20}", fullmatch=True)
 sizes = st.integers(1, 1000)
@@ -41,7 +41,7 @@ def check_room(found: Network, nodes: int) -> IPv4Network:
     # Twice the nodes find a place, beside the network's own address and the gateway, and so many clients.
     assert lower.num_addresses - 2 >= 2 * nodes
     assert clients.num_addresses - 2 >= 2 * nodes
-    assert subnet.subnet_of(POOL)
+    assert subnet.subnet_of(POOL) or subnet.subnet_of(SECOND_POOL)
     return subnet
 
 
@@ -49,16 +49,15 @@ def check_room(found: Network, nodes: int) -> IPv4Network:
 @given(names, sizes, st.lists(subnets(), max_size=30))
 @example("valkey", 1, [])
 @example("valkey", 1000, [])
+@example("valkey", 6, ["172.16.0.0/12"])
 def test_there_is_room_and_it_is_free(name: str, nodes: int, taken: list[str]) -> None:
-    try:
-        found = choose_network(name, nodes, taken)
-    except Conflict:
-        # Only where no subnet of this size is left.
-        size = IPv4Network(choose_network(name, nodes, ()).subnet).prefixlen
-        others = [IPv4Network(each) for each in taken if ":" not in each]
-        assert all(any(one.overlaps(other) for other in others) for one in POOL.subnets(new_prefix=size))
-        return
+    found = choose_network(name, nodes, taken)
     subnet = check_room(found, nodes)
+    if not subnet.subnet_of(POOL):
+        # Only where no subnet of this size is left there.
+        others = [IPv4Network(each) for each in taken if ":" not in each]
+        ways = POOL.subnets(new_prefix=subnet.prefixlen)
+        assert all(any(one.overlaps(other) for other in others) for one in ways)
     assert not any(subnet.overlaps(IPv4Network(each)) for each in taken if ":" not in each)
     assert found.name == f"{name}-net"
     assert choose_network(name, nodes, list(taken)) == found
@@ -92,7 +91,7 @@ def test_the_pool_is_used_up_to_the_last_subnet(nodes: int) -> None:
 
     with pytest.raises(Conflict) as caught:
         fill()
-    assert sum(IPv4Network(each).num_addresses for each in taken) == POOL.num_addresses
+    assert sum(IPv4Network(each).num_addresses for each in taken) == POOL.num_addresses + SECOND_POOL.num_addresses
     assert len({IPv4Network(each) for each in taken}) == len(taken)
     assert caught.value.code == "no-free-subnet"
     assert caught.value.exit_code == 4

@@ -97,7 +97,9 @@ def unavailable(error: BaseException, seconds: int) -> RuntimeUnavailable:
         return RuntimeUnavailable(f"no Docker Engine answers at {where}", code="no-engine", hint=hint)
     if _any(causes, TimeoutError) or "timed out" in str(error).lower():
         return RuntimeUnavailable(
-            f"the Docker Engine at {where} did not answer within {seconds} s", code="engine-silent", hint=hint
+            f"the Docker Engine at {where} did not answer within {seconds} s",
+            code="engine-silent",
+            hint="see whether `docker info` answers, and restart Docker if it does not, or use --runtime process",
         )
     if _any(causes, ConnectionError, IncompleteRead):
         return RuntimeUnavailable(

@@ -57,11 +57,7 @@ def read_record(network: Labels | None, containers: Sequence[Labels], *, runtime
             raise ValueError("no record in its labels")
         text = json.dumps(document | {"nodes": sorted(nodes, key=lambda node: node.get("index", 0))})
     record = load_record(text, runtime=runtime, folder="")
-    try:
-        orphan = daemons.owner_gone(record.owner)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not an owner: {error!r}") from error
-    return replace(record, orphan=orphan)
+    return replace(record, orphan=daemons.owner_gone(record.owner))
 
 
 def with_states(record: Record, states: Mapping[str, tuple[bool, str]]) -> Record:
