@@ -311,6 +311,9 @@ async def find(name: str | None, runtime: str = "auto", *, state_root: str | Non
         RuntimeUnavailable: there is none, and an engine that may have it cannot be asked.
     """
     inventory = await everywhere(runtime, state_root=state_root, name=name)
+    if name is None:
+        # The only one that is known may not be the only one.
+        refuse_unasked(inventory.unasked)
     if inventory.found:
         return only(inventory.found, name)
     refuse_unasked(inventory.unasked)

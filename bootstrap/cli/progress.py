@@ -191,7 +191,7 @@ def _remark(event: Event, style: Style) -> str:
     """The line for a warning, a note or a rollback; "" for other events."""
     fields = event.fields
     if event.name == "warning.raised":
-        return f"{style.paint('warning:', fg='yellow')} {fields['message']}"
+        return f"{style.paint('warning:', fg='yellow')} {in_this_program(fields['message'])}"
     if event.name == "note.made":
         return f"note: {in_this_program(fields['message'])}"
     if event.name == "rollback.started":

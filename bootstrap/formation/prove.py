@@ -109,7 +109,9 @@ async def dial_inside(plan: Plan, views: Views, clients: Clients) -> None:
         assert shard is not None
         key = covering_key(*shard.slots[0], PROOF_KEY)
         for target, address in targets:
-            _, reply, _ = await clients.run(source, *dial_commands(key, address))
+            written, reply, _ = await clients.run(source, *dial_commands(key, address))
+            if isinstance(written, ServerError):
+                raise NodeFailed(f"{source} refused SET: {written}", code="proof-failed", nodes={source: str(written)})
             if not (isinstance(reply, ServerError) and "Target instance replied" in reply.text):
                 failed[target] = f"cannot be reached at {address} from {source}: {reply}"
     if failed:

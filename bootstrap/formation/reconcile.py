@@ -120,7 +120,8 @@ def not_converged(plan: Plan, views: Views, *, seconds: float, causes: Mapping[s
     agreement = agree(views, plan.announced)
     nodes = {**agreement.by_node()}
     for node, cause in causes.items():
-        nodes[node] = f"{cause}; {nodes[node]}" if node in nodes else cause
+        known = nodes.get(node, "")
+        nodes[node] = known if cause in known else f"{cause}; {known}" if known else cause
     # All of them are told by node; the message has the first few.
     what = listing([f"{node}: {cause}" for node, cause in causes.items()], 3, separator="; ")
     what = what or summarize(agreement, len(plan.nodes))

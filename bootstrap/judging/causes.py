@@ -59,7 +59,7 @@ def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
 def _silent(evidence: Evidence) -> Iterator[Finding]:
     for name, view in evidence.views.items():
         if isinstance(view, Silent):
-            yield Finding(name, "silent", view.reason, f"see `valkey-bootstrap logs {name}`")
+            yield Finding(name, "silent", view.reason, f"see the log of {name}")
         elif not view.cluster_mode:
             yield Finding(name, "no-cluster-mode", "is not in cluster mode", "start it with cluster-enabled yes")
 

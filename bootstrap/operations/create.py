@@ -128,8 +128,10 @@ class _Creation:
                 return await self._try()
             except Taken as error:
                 # Not where this block was asked for; and a cluster that exists keeps what it has.
-                strict = isinstance(error, PortTaken) and isinstance(self.spec.base_port, int)
-                if strict or await record_of(self.spec.name, self.runtime):
+                if await record_of(self.spec.name, self.runtime):
+                    error.hint = f"free it, or give the cluster up: {_delete_command(self.spec.name)}"
+                    raise
+                if isinstance(error, PortTaken) and isinstance(self.spec.base_port, int):
                     raise
                 self.reporter.emit("note.made", message=f"{error.message}: taking another one")
         return await self._try()
@@ -310,7 +312,11 @@ async def _watching(plan: Plan, runtime: Runtime) -> AsyncIterator[None]:
             yield
             group.cancel_scope.cancel()
     except BaseExceptionGroup as failed:
-        raise first_of(failed) from None
+        first = first_of(failed)
+        if isinstance(first, NodeFailed) and first.code == "unreachable":
+            # It may have died just when it was spoken to; then its log says more.
+            await _check_alive(plan, {node.name for node in plan.nodes}, runtime)
+        raise first from None
 
 
 async def _answers(clients: Clients, name: str) -> bool:
@@ -344,19 +350,30 @@ async def _check_alive(plan: Plan, waiting: set[str], runtime: Runtime) -> None:
             hint="run the same command again",
         )  # fmt: skip
     others = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
+    if not any(logs.values()):
+        raise NodeFailed(
+            f"{dead[0].name}{others} is gone, without a log",
+            code="server-gone",
+            nodes=dict.fromkeys(logs, "is gone"),
+            hint="somebody may have removed it: run the same command again",
+        )
     raise NodeFailed(
         f"{dead[0].name}{others} did not stay up: {words}",
         code=f"server-{cause}",
         nodes=logs,
-        hint=_DEATH_HINTS.get(cause, ""),
+        hint=_death_hint(cause, in_containers=plan.network is not None),
     )
 
 
-_DEATH_HINTS = {
-    "bad-setting": "correct the setting given with --set, or give another server with --server",
-    "disk-full": "free some space, or choose another folder with --state-root",
-    "died": "the log above says why",
-}
+def _death_hint(cause: str, *, in_containers: bool) -> str:
+    if cause == "bad-setting":
+        other = "--image" if in_containers else "--server"
+        return f"correct the setting given with --set, or give another server with {other}"
+    if cause == "disk-full":
+        if in_containers:
+            return "free some space: `docker system df` shows what takes it"
+        return "free some space, or choose another folder with --state-root"
+    return "the log above says why" if cause == "died" else ""
 
 
 async def _excerpt(runtime: Runtime, cluster: str, node: str) -> str:
@@ -395,6 +412,9 @@ def _delete_command(name: str) -> str:
 
 async def _undo(runtime: Runtime, name: str, reporter: Reporter, error: BaseException) -> None:
     reason = error.message if isinstance(error, BootstrapError) else "interrupted"
+    if not await runtime.inventory(name):
+        # Refused before anything was made.
+        return
     reporter.emit("rollback.started", reason=reason)
     logs = ""
     if isinstance(error, BootstrapError) and not isinstance(error, Taken):

@@ -32,6 +32,18 @@ DEMANDED = set(filter(None, os.environ.get("VALKEY_BOOTSTRAP_TESTS_REQUIRE", "")
 VERSIONS = ("valkey-9.1", "valkey-8.1", "redis-7.0")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of an xdist_group together: pytest-xdist 3.8 says the group in a way that pytest 9.2 ignores."""
+    if not getattr(config.option, "loadgroup", False):
+        return
+    for item in items:
+        groups = sorted({str(mark.args[0]) for mark in item.iter_markers("xdist_group")})
+        suffix = f"@{'_'.join(groups)}"
+        if groups and hasattr(item, "_id") and not item.nodeid.endswith(suffix):
+            item._id = item._id.parse(f"{item.nodeid}{suffix}")
+
+
 def lacking(need: str, reason: str) -> None:
     """Fail where the need is demanded, otherwise skip."""
     if need in DEMANDED:
@@ -268,6 +280,17 @@ def containers(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Containe
     made = make(engine, tmp_path / "state")
     yield made
     remove(made)
+
+
+@pytest.fixture(scope="session")
+def host_name() -> Iterator[str]:
+    """A name that leads to this machine's loopback interface, in /etc/hosts for as long as the tests run."""
+    from .containers import mapped_name
+
+    require_root()
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw")
+    with mapped_name(f"vb-test-{os.getpid()}-{worker}.local") as name:
+        yield name
 
 
 def _end(command: Command) -> None:

@@ -5,21 +5,35 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pty
+import select
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import DockerException
+import pytest
+from docker.errors import DockerException, NotFound
 from docker.models.containers import Container
+from filelock import FileLock
 
-from .conftest import VERSIONS, Command, find_server, lacking, wheel_file
+from .conftest import VERSIONS, Command, ask, find_server, lacking, wheel_file
 
 PROJECT = Path(__file__).parents[2]
 CLUSTER = "valkey-bootstrap.cluster"
+CLIENT = "valkey-bootstrap-test.client"
+"""Label of the containers that clients run in: the cluster's name."""
+HOSTS = Path("/etc/hosts")
+STRATEGIES = ("fixed-address", "gateway", "host-name")
+"""Those with which clients in containers get through, too."""
 _numbers = itertools.count()
 
 
@@ -101,12 +115,22 @@ class Containers:
 
     def containers(self) -> list[Container]:
         """All containers of the cluster, by name."""
-        found = self.engine.containers.list(all=True, filters={"label": f"{CLUSTER}={self.name}"})
+        found = self.engine.containers.list(
+            all=True, ignore_removed=True, filters={"label": f"{CLUSTER}={self.name}"}
+        )  # fmt: skip
         return sorted(found, key=lambda each: str(each.name))
 
     def container(self, index: int) -> Container:
         """The container of a node."""
         return self.engine.containers.get(f"{self.name}{index}")
+
+    def ports(self) -> list[int]:
+        """The nodes' ports, the same everywhere."""
+        return [int(node["addresses"]["host"].rpartition(":")[2]) for node in self.nodes()]
+
+    def ids(self) -> dict[str, str]:
+        """The nodes' ids by name."""
+        return {node["name"]: node["id"] for node in self.nodes()}
 
     def left(self) -> list[str]:
         """Whatever belongs to the cluster at the engine, or has its name."""
@@ -146,11 +170,18 @@ def remove(containers: Containers) -> None:
     """Remove whatever a failed test left, by the engine's own means."""
     api = containers.engine.api
     mine = {"label": f"{CLUSTER}={containers.name}"}
-    for container in containers.containers():
-        container.remove(force=True, v=True)
+    clients = containers.engine.containers.list(
+        all=True, ignore_removed=True, filters={"label": f"{CLIENT}={containers.name}"}
+    )  # fmt: skip
+    for container in (*clients, *containers.containers()):
+        with suppress(NotFound):  # a client's goes by itself
+            container.remove(force=True, v=True)
     for volume in api.volumes(filters=mine)["Volumes"] or []:
         api.remove_volume(volume["Name"], force=True)
     for network in api.networks(filters=mine):
+        for guest in api.inspect_network(network["Id"])["Containers"] or ():
+            with suppress(NotFound):
+                api.remove_container(guest, force=True, v=True)
         api.remove_network(network["Id"])
 
 
@@ -182,6 +213,7 @@ def run_inside(
         extra_hosts=hosts or {},
         volumes=binds,
         environment={"PYTHONPATH": os.pathsep.join(each for each in sys.path if each), "PYTHONDONTWRITEBYTECODE": "1"},
+        labels={CLIENT: containers.name},
         remove=True,
         stdout=True,
         stderr=True,
@@ -192,3 +224,174 @@ def run_inside(
 def python_inside(containers: Containers, source: str, **where: Any) -> Any:
     """What a Python program with this machine's redis-py prints as JSON, in a container of its own."""
     return json.loads(run_inside(containers, [os.path.realpath(sys.executable), "-c", source], **where))
+
+
+def docker_cli(*args: str, lines: str | None = None, timeout: float = 90) -> str:
+    """What the docker command prints, stderr included; it must end with exit code 0."""
+    path = shutil.which("docker")
+    if path is None:
+        lacking("docker", "there is no docker command")
+    assert path is not None
+    done = subprocess.run(
+        [path, *args], input=lines, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def cli_inside(
+    containers: Containers,
+    *words: str,
+    lines: str = "",
+    network: str | None = None,
+    hosts: Mapping[str, str] | None = None,
+) -> str:
+    """What the command line client of the nodes' image prints, in a container of its own.
+
+    Args:
+        containers: whose image it is.
+        words: its arguments.
+        lines: its input.
+        network: the network, None for the engine's default one.
+        hosts: names that are mapped.
+    """
+    image = containers.command.environment["VALKEY_BOOTSTRAP_IMAGE"]
+    where = ["--network", network] if network else []
+    where += [f"--add-host={name}:{address}" for name, address in (hosts or {}).items()]
+    label = f"--label={CLIENT}={containers.name}"
+    return docker_cli("run", "--rm", "-i", label, *where, image, cli_of(image), *words, lines=lines)
+
+
+def cli_of(version: str) -> str:
+    """The name of the command line client of a server, or of an image of it."""
+    return "redis-cli" if version.rpartition(":")[2].startswith("redis") else "valkey-cli"
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A strategy of announcing, as it is asked for, and where clients in containers get through with it.
+
+    Args:
+        strategy: its name.
+        name: the name that is announced, with host-name.
+    """
+
+    strategy: str
+    name: str = ""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What `create` is told."""
+        return ("--announce-host", self.name) if self.strategy == "host-name" else ("--announce", self.strategy)
+
+    def inside(self, containers: Containers) -> dict[str, Any]:
+        """Where a client's container is: on the network, or with gateway elsewhere, on the engine's default one."""
+        if self.strategy == "gateway":
+            return {"network": None}
+        hosts = {self.name: "host-gateway"} if self.strategy == "host-name" else {}
+        return {"network": containers.network_name, "hosts": hosts}
+
+
+def announced_by(strategy: str, request: pytest.FixtureRequest) -> Announced:
+    """A strategy with a name of this machine, if it takes one."""
+    return Announced(strategy, request.getfixturevalue("host_name") if strategy == "host-name" else "")
+
+
+def strategy_params(
+    strategies: Iterable[str] = STRATEGIES, versions: Iterable[str] = ("valkey-9.1",), *, group: str
+) -> list[Any]:
+    """Parameters (strategy, version): tests of one stay on one worker, which makes its cluster once."""
+    return [
+        pytest.param(
+            (strategy, version),
+            id=f"{strategy}-{version}",
+            marks=[
+                pytest.mark.xdist_group(f"{group}-{strategy}-{version}"),
+                *([pytest.mark.root] if strategy == "host-name" else []),
+            ],
+        )
+        for strategy in strategies
+        for version in versions
+    ]
+
+
+@contextmanager
+def mapped_name(name: str, address: str = "127.0.0.1") -> Iterator[str]:
+    """A name that leads to an address on this machine for the block, in /etc/hosts."""
+    line = f"{address} {name}\n"
+    lock = FileLock(Path(tempfile.gettempdir()) / "valkey-bootstrap-tests-hosts.lock", timeout=60)
+    with lock, HOSTS.open("a") as file:
+        file.write(line)
+    try:
+        yield name
+    finally:
+        with lock:
+            rest = HOSTS.read_text().replace(line, "")
+            # In place, since it may be a mount; never empty, since others resolve names meanwhile.
+            with HOSTS.open("r+") as file:
+                file.write(rest)
+                file.truncate()
+
+
+def slots_listed(port: int) -> dict[str, tuple[str, int]]:
+    """Node id -> where CLUSTER SLOTS of one server sends clients for it."""
+    entries = ask(port, "CLUSTER", "SLOTS")
+    return {node[2]: (node[0], node[1]) for _, _, *nodes in entries for node in nodes}
+
+
+def at_terminal(line: str, *conversation: tuple[str, str], env: Mapping[str, str], timeout: float = 30) -> str:
+    """What a shell's command prints on a terminal.
+
+    Args:
+        line: the command.
+        conversation: what is awaited, and what is typed then, in turn.
+        env: its environment.
+        timeout: how long each of these may take, in seconds.
+    """
+    ours, theirs = pty.openpty()
+    said, at = b"", 0
+    try:
+        with subprocess.Popen(
+            line, shell=True, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True, cwd=PROJECT
+        ) as process:
+            os.close(theirs)
+            try:
+                for awaited, typed in conversation:
+                    end = time.monotonic() + timeout
+                    while (found := said.find(awaited.encode(), at)) < 0:
+                        new = _read_terminal(ours, end)
+                        assert new, f"{line}: no {awaited!r} in {said[at:]!r}"
+                        said += new
+                    at = found + len(awaited)
+                    os.write(ours, typed.encode())
+                end = time.monotonic() + timeout
+                while new := _read_terminal(ours, end):
+                    said += new
+                code = process.wait(timeout)
+            except BaseException:
+                # Ctrl-C and Ctrl-D: a client in a container would outlive the command that shows it.
+                os.write(ours, b"\x03\x04")
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(5)
+                raise
+            finally:
+                process.kill()
+    finally:
+        os.close(ours)
+    assert code == 0, (line, said)
+    return said.decode(errors="replace")
+
+
+def _read_terminal(terminal: int, end: float) -> bytes:
+    """What comes next; nothing when all that wrote to it have ended, or when it is late."""
+    ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+    if not ready:
+        return b""
+    try:
+        new = os.read(terminal, 4096)
+    except OSError:
+        return b""
+    # A terminal says where its cursor is when it is asked: that is how its width is found out.
+    os.write(terminal, b"\x1b[24;80R" * new.count(b"\x1b[6n"))
+    return new

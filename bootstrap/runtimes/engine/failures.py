@@ -18,7 +18,7 @@ from bootstrap.planning.text import listing
 from bootstrap.runtimes import listening
 from bootstrap.runtimes.engine.facts import endpoint
 
-API_SECONDS = 60
+API_SECONDS = 30
 """How long one call of the engine may take; the slowest start of a container on a busy machine is far below."""
 
 CONTACT_SECONDS = 5
