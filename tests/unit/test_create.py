@@ -374,3 +374,31 @@ async def test_what_a_rollback_cannot_remove_is_told(lab: Lab) -> None:
     with pytest.raises(NodeFailed):
         await lab.create()
     assert lab.fields("rollback.finished")[0]["left"] == ("process 42",)
+
+
+async def test_a_server_that_is_gone_without_a_word_is_told_as_gone(lab: Lab) -> None:
+    await lab.create()
+    await lab.runtime.remove("valkey", ["valkey3"])
+    lab.runtime.deaths["valkey3"] = "\n"
+    with pytest.raises(NodeFailed) as caught:
+        await lab.create()
+    assert caught.value.code == "server-gone"
+    assert caught.value.nodes == {"valkey3": "is gone"}
+    assert "run the same command again" in caught.value.hint
+
+
+async def test_a_refusal_before_anything_was_made_speaks_of_no_removal(lab: Lab) -> None:
+    lab.runtime.taken_after_survey[7001] = "redis-server (pid 7)"
+    with pytest.raises(PortTaken):
+        await lab.create(base_port=7000)
+    assert not lab.fields("rollback.started")
+
+
+async def test_a_port_that_a_stopped_cluster_lost_is_to_be_freed(lab: Lab) -> None:
+    made = await lab.create()
+    lab.servers.simulation.set_up("valkey2", up=False)
+    lab.runtime.taken_ports[made.plan.nodes[2].addresses.control.port] = "redis-server (pid 7)"
+    with pytest.raises(PortTaken) as caught:
+        await lab.create()
+    assert caught.value.hint == "free it, or give the cluster up: `valkey-bootstrap delete --name valkey`"
+    assert await lab.names() == ["valkey"]
