@@ -60,7 +60,7 @@ def _write(text: str, node: Node, width: int) -> None:
 
 
 async def _export(runtime: Runtime, cluster: str, folder: str) -> None:
-    from bootstrap.operations.create import save_logs
+    from bootstrap.operations.rollback import save_logs
 
     try:
         written = await save_logs(runtime, cluster, folder)

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
-import anyio
-
-from bootstrap.concurrency import each, first_of, in_thread, together
-from bootstrap.errors import BootstrapError, Conflict, NodeFailed, PortTaken, Taken
-from bootstrap.events import Observer, PhaseReporter, Reporter
-from bootstrap.formation.base import ServerError, Unreachable
-from bootstrap.formation.clients import Clients
+from bootstrap.errors import Conflict, PortTaken, Taken
+from bootstrap.events import Observer, Reporter
 from bootstrap.formation.window import own_window
-from bootstrap.judging.causes import cause_in_log
 from bootstrap.judging.views import Views
 from bootstrap.operations.deployment import Access, Deployment, deployment_of
 from bootstrap.operations.formed import Deadline, Formation, form_and_prove
-from bootstrap.planning.plan import CONFIG_FILE, Facts, Plan, PlannedNode, bind, build_plan, render_config
+from bootstrap.operations.rollback import delete_command, rollback
+from bootstrap.operations.starting import start_nodes, watching
+from bootstrap.planning.plan import Facts, Plan, bind, build_plan
 from bootstrap.planning.spec import ClusterSpec
-from bootstrap.planning.text import plural
 from bootstrap.runtimes import choose_runtime
 from bootstrap.runtimes.base import Record, Runtime
 from bootstrap.runtimes.records import differences
 
-ROLLBACK_SECONDS = 15.0
-"""How long cleaning up after a failure or an interruption may take."""
-
 PORT_TRIES = 5
 """How many blocks of ports are tried when others take them first."""
-
-WATCH_SECONDS = 1.0
-"""How often it is looked whether all servers still run while a cluster forms."""
-
-LOG_LINES = 12
-"""How much of a dead server's log an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +110,7 @@ class _Creation:
             except Taken as error:
                 # Not where this block was asked for; and a cluster that exists keeps what it has.
                 if await record_of(self.spec.name, self.runtime):
-                    error.hint = f"free it, or give the cluster up: {_delete_command(self.spec.name)}"
+                    error.hint = f"free it, or give the cluster up: {delete_command(self.spec.name)}"
                     raise
                 if isinstance(error, PortTaken) and isinstance(self.spec.base_port, int):
                     raise
@@ -140,7 +121,7 @@ class _Creation:
         spec, runtime, reporter = self.spec, self.runtime, self.reporter
         plan, record = await plan_here(spec, runtime)
         announce_plan(plan, reporter, exists=record is not None)
-        async with _rollback(runtime, spec.name, reporter, made=record is None, retain=self.retain):
+        async with rollback(runtime, spec.name, reporter, made=record is None, retain=self.retain):
             plan = bind(plan, await self._prepare(plan, exists=record is not None))
             made = await record_of(spec.name, runtime)
             assert made is not None, "prepare records the cluster"
@@ -168,7 +149,7 @@ class _Creation:
                 self.runtime.vantages(record),
                 ours=True,
             )
-            async with _watching(plan, self.runtime):
+            async with watching(plan, self.runtime):
                 views, formed = await form_and_prove(formation, own_window(plan.nodes))
         return views, formed or started > 0
 
@@ -229,229 +210,3 @@ def announce_plan(plan: Plan, reporter: Reporter, *, exists: bool) -> None:
         reporter.emit("note.made", message=note)
     for warning in plan.warnings:
         reporter.warn(warning)
-
-
-async def start_nodes(
-    plan: Plan, record: Record, runtime: Runtime, clients: Clients, reporter: Reporter, deadline: Deadline
-) -> int:
-    """Start what does not run, primaries first, and wait until every server answers; how many were started.
-
-    Raises:
-        NodeFailed: a server died, with the last lines of its log, or did not answer in time.
-        PortTaken: it died because its port was taken.
-    """
-    alive = {node.name for node in record.nodes if node.running}
-    idle = [node for node in plan.nodes if node.name not in alive]
-    if not idle:
-        return 0
-    what = plural(len(idle), "container" if plan.network else "server")
-    with reporter.phase("start", f"Starting {what}", f"Started {what}", total=len(idle)) as phase:
-        await _start_and_await(_Start(plan, idle, runtime, clients, phase, deadline))
-    return len(idle)
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """Servers that are to be started: the first ones, the primaries, go first."""
-
-    plan: Plan
-    nodes: list[PlannedNode]
-    runtime: Runtime
-    clients: Clients
-    phase: PhaseReporter
-    deadline: Deadline
-
-
-async def _start_and_await(start: _Start) -> None:
-    """Start all side by side; each is asked from the moment it was started, whatever the others do."""
-    plan, runtime, reporter = start.plan, start.runtime, start.phase.reporter
-    waiting = {node.name: node for node in start.nodes}
-    started: set[str] = set()
-
-    async def bring_up(node: PlannedNode) -> None:
-        await runtime.start(plan.name, node, {CONFIG_FILE: render_config(node)})
-        started.add(node.name)
-        reporter.emit("node.started", node=node.name, address=str(node.addresses.control))
-        while not await _answers(start.clients, node.name):
-            await anyio.sleep(0.02)
-        del waiting[node.name]
-        reporter.emit("node.answered", node=node.name, address=str(node.addresses.control))
-        start.phase.progress(len(start.nodes) - len(waiting))
-
-    async def watch() -> None:
-        while waiting:
-            await anyio.sleep(0.1)
-            await _check_alive(plan, started & set(waiting), runtime)
-
-    with anyio.move_on_after(start.deadline.at - anyio.current_time()) as scope:
-        await together([*(partial(bring_up, node) for node in start.nodes), watch])
-    if scope.cancelled_caught:
-        late = dict.fromkeys(waiting, "does not answer")
-        raise NodeFailed(
-            f"{plural(len(late), 'server')} did not answer within {start.deadline.seconds:g} s",
-            code="no-answer",
-            nodes={name: await _excerpt(runtime, plan.name, name) or text for name, text in late.items()},
-            hint="allow more time with --timeout",
-        )
-    # What answered may be a stranger that took the port first; then ours has died of it.
-    await _check_alive(plan, {node.name for node in start.nodes}, runtime)
-
-
-@asynccontextmanager
-async def _watching(plan: Plan, runtime: Runtime) -> AsyncIterator[None]:
-    """Ends the block with `NodeFailed` when a server dies meanwhile: nobody has to wait for the deadline then."""
-
-    async def watch() -> None:
-        while True:
-            await anyio.sleep(WATCH_SECONDS)
-            await _check_alive(plan, {node.name for node in plan.nodes}, runtime)
-
-    try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(watch)
-            yield
-            group.cancel_scope.cancel()
-    except BaseExceptionGroup as failed:
-        first = first_of(failed)
-        if isinstance(first, NodeFailed) and first.code == "unreachable":
-            # It may have died just when it was spoken to; then its log says more.
-            await _check_alive(plan, {node.name for node in plan.nodes}, runtime)
-        raise first from None
-
-
-async def _answers(clients: Clients, name: str) -> bool:
-    try:
-        reply = (await clients.run(name, ("PING",)))[0]
-    except Unreachable as error:
-        if error.code == "login-failed":
-            raise
-        return False
-    # A server that loads its data set answers, and is not there yet.
-    return not (isinstance(reply, ServerError) and reply.text.startswith(("LOADING", "MASTERDOWN")))
-
-
-async def _check_alive(plan: Plan, waiting: set[str], runtime: Runtime) -> None:
-    if not waiting:
-        return
-    records = await runtime.inventory(plan.name)
-    if not records:
-        raise NodeFailed(
-            f'"{plan.name}" was removed by somebody else', code="removed", hint="run the same command again"
-        )
-    dead = [node for record in records for node in record.nodes if node.name in waiting and not node.running]
-    if not dead:
-        return
-    logs = {node.name: await _excerpt(runtime, plan.name, node.name) for node in dead}
-    cause, words = cause_in_log(logs[dead[0].name])
-    if cause == "port-taken":
-        port = dead[0].addresses.control.port
-        raise PortTaken(
-            f"{dead[0].name} lost port {port} or its bus port to another process", ports={port: "another process"},
-            hint="run the same command again",
-        )  # fmt: skip
-    others = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
-    if not any(logs.values()):
-        raise NodeFailed(
-            f"{dead[0].name}{others} is gone, without a log",
-            code="server-gone",
-            nodes=dict.fromkeys(logs, "is gone"),
-            hint="somebody may have removed it: run the same command again",
-        )
-    raise NodeFailed(
-        f"{dead[0].name}{others} did not stay up: {words}",
-        code=f"server-{cause}",
-        nodes=logs,
-        hint=_death_hint(cause, in_containers=plan.network is not None),
-    )
-
-
-def _death_hint(cause: str, *, in_containers: bool) -> str:
-    if cause == "bad-setting":
-        other = "--image" if in_containers else "--server"
-        return f"correct the setting given with --set, or give another server with {other}"
-    if cause == "disk-full":
-        if in_containers:
-            return "free some space: `docker system df` shows what takes it"
-        return "free some space, or choose another folder with --state-root"
-    return "the log above says why" if cause == "died" else ""
-
-
-async def _excerpt(runtime: Runtime, cluster: str, node: str) -> str:
-    return (await runtime.logs(cluster, node, tail=LOG_LINES)).rstrip()
-
-
-@asynccontextmanager
-async def _rollback(
-    runtime: Runtime, name: str, reporter: Reporter, *, made: bool, retain: bool
-) -> AsyncIterator[None]:
-    """Remove what this run made when the body fails or is cancelled; what was there before stays as it is."""
-    try:
-        yield
-    except BaseException as error:
-        if made and retain:
-            reporter.emit(
-                "note.made",
-                message=f'kept what was made of "{name}"; remove it: {_delete_command(name)}',
-            )
-        elif made and not (isinstance(error, Conflict) and error.code == "busy"):
-            # A name that another command has is that command's to clean up.
-            with anyio.move_on_after(ROLLBACK_SECONDS, shield=True) as scope:
-                try:
-                    await _undo(runtime, name, reporter, error)
-                except BootstrapError as undone:
-                    # What went wrong first is what is told last; an engine that is gone can remove nothing.
-                    reporter.warn(f'"{name}" could not be removed: {undone.message}; later: {_delete_command(name)}')
-            if scope.cancelled_caught:
-                reporter.warn(f'"{name}" was not removed within {ROLLBACK_SECONDS:g} s: {_delete_command(name)}')
-        raise
-
-
-def _delete_command(name: str) -> str:
-    return f"`valkey-bootstrap delete --name {name}`"
-
-
-async def _undo(runtime: Runtime, name: str, reporter: Reporter, error: BaseException) -> None:
-    reason = error.message if isinstance(error, BootstrapError) else "interrupted"
-    if not await runtime.inventory(name):
-        # Refused before anything was made.
-        return
-    reporter.emit("rollback.started", reason=reason)
-    logs = ""
-    if isinstance(error, BootstrapError) and not isinstance(error, Taken):
-        try:
-            logs = await save_logs(runtime, name, told=error.nodes)
-        except OSError as unsaved:
-            # A full disk may be what failed in the first place, and the removal is what frees it.
-            reporter.warn(f"the logs could not be kept: {unsaved}")
-    left = await runtime.remove(name)
-    reporter.emit("rollback.finished", left=tuple(left), logs=logs)
-
-
-async def save_logs(runtime: Runtime, name: str, folder: str = "", *, told: Mapping[str, str] | None = None) -> str:
-    """Write every node's log to a folder, a new temporary one unless given.
-
-    Args:
-        runtime: where the servers run.
-        name: the cluster.
-        folder: where to.
-        told: by node, text that is shown anyway; a log that is wholly in it need not be kept.
-
-    Returns:
-        The folder; "" if there was nothing to keep.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    names = [node.name for record in await runtime.inventory(name) for node in record.nodes]
-    logs, _ = await each(names, lambda node: runtime.logs(name, node))
-    if all(text.strip() in (told or {}).get(node, "") for node, text in logs.items()):
-        return ""
-    return await in_thread(_write_logs, logs, folder or None, name)
-
-
-def _write_logs(logs: Mapping[str, str], folder: str | None, name: str) -> str:
-    target = Path(folder or tempfile.mkdtemp(prefix=f"valkey-bootstrap-{name}-logs-"))
-    target.mkdir(parents=True, exist_ok=True)
-    for node, text in logs.items():
-        (target / f"{node}.log").write_text(text)
-    return str(target)
