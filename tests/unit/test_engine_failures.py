@@ -31,7 +31,6 @@ from bootstrap.planning.site import Site
 from bootstrap.planning.spec import DEFAULT_IMAGE, ClusterSpec
 from bootstrap.runtimes.engine.failures import (
     bad_name,
-    busy,
     control_error,
     engine_errors,
     gone,
@@ -273,12 +272,6 @@ def test_a_name_that_no_image_can_have() -> None:
     assert error.code == "invalid-image"
     assert error.message == "Valkey is not the name of an image: repository name must be lowercase"
     assert bad_name("valkey", refusal(500, "whatever")) is None
-
-
-def test_another_command_on_the_same_name_is_told_by_name() -> None:
-    error = busy("valkey")
-    assert (error.code, error.exit_code) == ("busy", 4)
-    assert '"valkey"' in error.message
 
 
 def test_strangers_are_named() -> None:

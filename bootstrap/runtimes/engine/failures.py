@@ -136,13 +136,6 @@ def _reason(error: BaseException, causes: Iterable[BaseException]) -> str:
     return text[:1].lower() + text[1:].rstrip(".")
 
 
-def busy(name: str) -> Conflict:
-    """Another command makes the same cluster."""
-    return Conflict(
-        f'another command is at work on "{name}"', code="busy", hint="wait for it, or choose another --name"
-    )
-
-
 def no_image(message: str, hint: str) -> RuntimeUnavailable:
     """An image that cannot be had."""
     return RuntimeUnavailable(message, code="no-image", hint=hint)

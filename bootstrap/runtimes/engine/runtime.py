@@ -36,13 +36,12 @@ from bootstrap.planning.text import listing
 from bootstrap.runtimes import addresses, daemons, listening
 from bootstrap.runtimes.base import Action, LocalVantage, Record, Vantage
 from bootstrap.runtimes.claims import claimed, default_root
-from bootstrap.runtimes.engine import labels
+from bootstrap.runtimes.engine import labels, locks
 from bootstrap.runtimes.engine.archives import SERVER_UID, pack
 from bootstrap.runtimes.engine.facts import endpoint, find_place, knock, subnets, taken_ports
 from bootstrap.runtimes.engine.failures import (
     API_SECONDS,
     CONTACT_SECONDS,
-    busy,
     control_error,
     engine_errors,
     gone,
@@ -117,7 +116,7 @@ class EngineRuntime:
         return await in_thread(self._inventory, name)
 
     def claim(self, name: str) -> AbstractAsyncContextManager[None]:
-        """See `Runtime.claim`: a lock file named after the engine and the cluster, in the user's state folder."""
+        """See `Runtime.claim`: a lock file in the user's state folder, and a lock at the engine."""
         return self._claim(name)
 
     async def prepare(self, plan: Plan) -> Facts:
@@ -229,10 +228,7 @@ class EngineRuntime:
         with engine_errors("list clusters"):
             networks = self._api.networks(filters=wanted)
             containers = self._api.containers(all=True, filters=wanted)
-        # Of two networks of one cluster, the older one counts (see `_make_network`): it comes last.
-        of_network = {
-            each["Labels"][labels.CLUSTER]: each["Labels"] for each in sorted(networks, key=_age, reverse=True)
-        }
+        of_network = {each["Labels"][labels.CLUSTER]: each["Labels"] for each in networks}
         of_containers: dict[str, list[dict[str, Any]]] = {}
         for each in containers:
             of_containers.setdefault(each["Labels"][labels.CLUSTER], []).append(each)
@@ -261,8 +257,15 @@ class EngineRuntime:
     @asynccontextmanager
     async def _claim(self, name: str) -> AsyncIterator[None]:
         engine = await in_thread(self._engine_id)
+        # The file lets go by itself when this process is killed; the engine's lock excludes users with other files.
         async with claimed(default_root(), f".{engine}-{name}.lock", name):
-            yield
+            with anyio.CancelScope(shield=True):
+                mark = await in_thread(locks.take, self._api, name)
+            try:
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await in_thread(locks.let_go, self._api, name, mark)
 
     def _engine_id(self) -> str:
         with engine_errors("reach the engine"):
@@ -287,7 +290,7 @@ class EngineRuntime:
     def _network(self, name: str) -> dict[str, Any] | None:
         with engine_errors(f"look for the network of {name}"):
             found: list[dict[str, Any]] = self._api.networks(filters={"label": f"{labels.CLUSTER}={name}"})
-        return min(found, key=_age, default=None)
+        return found[0] if found else None
 
     def _refuse_strangers(self, plan: Plan) -> None:
         """Raise `Conflict` where something of our names exists that is not ours."""
@@ -312,7 +315,7 @@ class EngineRuntime:
         owner = daemons.owner() if self._owned else {}
         created_at = datetime.now(UTC).isoformat(timespec="seconds")
         try:
-            made = self._api.create_network(
+            self._api.create_network(
                 network.name,
                 driver="bridge",
                 ipam=IPAMConfig(
@@ -328,14 +331,7 @@ class EngineRuntime:
                     code="subnet-taken",
                     hint="run the same command again",
                 ) from error
-            if error.status_code == 409:
-                raise busy(plan.name) from error
             raise
-        # Two networks of one name are possible: of two commands that both found none, the one that was first has it.
-        winner = self._network(plan.name)
-        if winner is not None and winner["Id"] != made["Id"]:
-            self._api.remove_network(made["Id"])
-            raise busy(plan.name)
 
     def _start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
         network = self._network(name)
@@ -378,8 +374,7 @@ class EngineRuntime:
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": LOG_BYTES, "max-file": "2"}),
         )
         endpoint_config = api.create_endpoint_config(ipv4_address=wanted.address)
-        made = self._create_unless_made(
-            network["Labels"][labels.CLUSTER],
+        made = api.create_container(
             image=wanted.image,
             name=node.name,
             hostname=node.name,
@@ -393,16 +388,6 @@ class EngineRuntime:
             labels=labels.container_labels(network["Labels"], node),
         )
         return str(made["Id"])
-
-    def _create_unless_made(self, cluster: str, **options: Any) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = self._api.create_container(**options)
-        except APIError as error:
-            if error.status_code == 409 and self._container(cluster, options["name"]) is not None:
-                # It was not there a moment ago: somebody else makes this very cluster.
-                raise busy(cluster) from error
-            raise
-        return found
 
     def _container(self, name: str, node: str) -> dict[str, Any] | None:
         """The node's container, as the engine lists it."""
@@ -526,7 +511,3 @@ def _bindings(published: Sequence[Address]) -> dict[int | str, list[tuple[str, i
 def _on(container: Mapping[str, Any], network: str) -> bool:
     attached = container["NetworkSettings"]["Networks"].values()
     return any(each.get("NetworkID") == network for each in attached)
-
-
-def _age(network: Mapping[str, Any]) -> tuple[str, str]:
-    return network["Created"], network["Id"]
