@@ -69,8 +69,8 @@ class QuietProgress:
         self._style = style
 
     def __call__(self, event: Event) -> None:
-        """A line, for the few that count."""
-        if text := _remark(event, self._style):
+        """A line, for the few that count; choices made for the caller are in the result."""
+        if event.name != "note.made" and (text := _remark(event, self._style)):
             self._style.write(text)
 
     def close(self) -> None:

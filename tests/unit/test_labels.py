@@ -19,8 +19,8 @@ from bootstrap.runtimes.engine.labels import (
     MEMBER,
     NODE,
     RECORD,
-    container_labels,
     network_labels,
+    node_labels,
     read_record,
     with_states,
 )
@@ -43,7 +43,7 @@ def plan(**asked: Any) -> Plan:
 def labels_of(plan: Plan, *, owner: dict[str, Any] | None = None) -> tuple[dict[str, str], list[dict[str, str]]]:
     """The labels of a cluster's network and containers."""
     network = network_labels(plan, created_at=MADE, owner=owner or {})
-    return network, [container_labels(network, node) for node in plan.nodes]
+    return network, [node_labels(network, node) for node in plan.nodes]
 
 
 def expected(plan: Plan) -> Record:

@@ -1,7 +1,7 @@
 """Labels of the engine's objects <-> records: identity and constants only, the same that `cluster.json` holds.
 
-The network carries the whole record. Every container carries the cluster's part and its own, so that a cluster whose
-network was pruned away while it was stopped is still known.
+The network carries the whole record. Every container and every volume carries the cluster's part and its own, so that a
+cluster is still known whose network, or whose containers, too, were pruned away while it was stopped.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ CLUSTER = "valkey-bootstrap.cluster"
 NODE = "valkey-bootstrap.node"
 """The name of the node that a container or a volume belongs to."""
 MEMBER = "valkey-bootstrap.member"
-"""A container's part of the record."""
+"""A node's part of the record, on its container and its volume."""
 RECORD = "valkey-bootstrap.record"
-"""The record: of a network the whole, of a container all but its nodes."""
+"""The record: on a network the whole, elsewhere all but its nodes."""
 
 Labels = Mapping[str, str]
 
@@ -34,16 +34,16 @@ def network_labels(plan: Plan, *, created_at: str, owner: dict[str, Any]) -> dic
     return {CLUSTER: plan.name, RECORD: _compact(document)}
 
 
-def container_labels(network: Labels, node: PlannedNode) -> dict[str, str]:
-    """The labels of a node's container on a network with these labels."""
+def node_labels(network: Labels, node: PlannedNode) -> dict[str, str]:
+    """The labels of a node's container and volume, for a network with these labels."""
     document = json.loads(network[RECORD])
     del document["nodes"]
     member = _compact(node_document(node))
     return {CLUSTER: network[CLUSTER], NODE: node.name, MEMBER: member, RECORD: _compact(document)}
 
 
-def read_record(network: Labels | None, containers: Sequence[Labels], *, runtime: str) -> Record:
-    """The record of a cluster, from its network or, without one, from its containers.
+def read_record(network: Labels | None, members: Sequence[Labels], *, runtime: str) -> Record:
+    """The record of a cluster, from its network or, without one, from what its nodes have.
 
     Raises:
         ValueError: labels that this version cannot read.
@@ -51,8 +51,8 @@ def read_record(network: Labels | None, containers: Sequence[Labels], *, runtime
     if network is not None:
         text = network.get(RECORD, "")
     else:
-        document = json.loads(containers[0].get(RECORD, "null"))
-        nodes = [json.loads(labels.get(MEMBER, "null")) for labels in containers]
+        document = json.loads(members[0].get(RECORD, "null"))
+        nodes = [json.loads(labels.get(MEMBER, "null")) for labels in members]
         if not isinstance(document, dict) or not all(isinstance(node, dict) for node in nodes):
             raise ValueError("no record in its labels")
         text = json.dumps(document | {"nodes": sorted(nodes, key=lambda node: node.get("index", 0))})

@@ -228,17 +228,17 @@ class EngineRuntime:
         with engine_errors("list clusters"):
             networks = self._api.networks(filters=wanted)
             containers = self._api.containers(all=True, filters=wanted)
+            volumes = self._api.volumes(filters=wanted).get("Volumes") or []
         of_network = {each["Labels"][labels.CLUSTER]: each["Labels"] for each in networks}
-        of_containers: dict[str, list[dict[str, Any]]] = {}
-        for each in containers:
-            of_containers.setdefault(each["Labels"][labels.CLUSTER], []).append(each)
+        of_containers = _by_cluster(containers)
+        # A cluster whose containers and network were pruned away has its data, and is still one.
+        of_nodes = _by_cluster([*volumes, *containers])
         records = []
-        for cluster in sorted({*of_network, *of_containers}):
+        for cluster in sorted({*of_network, *of_nodes}):
             mine = of_containers.get(cluster, [])
+            members = {each["Labels"].get(labels.NODE, ""): each["Labels"] for each in of_nodes.get(cluster, [])}
             try:
-                record = labels.read_record(
-                    of_network.get(cluster), [each["Labels"] for each in mine], runtime=self.kind
-                )
+                record = labels.read_record(of_network.get(cluster), list(members.values()), runtime=self.kind)
             except ValueError as error:
                 if name is None:
                     continue
@@ -352,10 +352,10 @@ class EngineRuntime:
 
     def _create(self, network: Mapping[str, Any], node: PlannedNode, wanted: Container) -> str:
         api = self._api
+        own_labels = labels.node_labels(network["Labels"], node)
         mounts = []
         if wanted.volume:
-            volume_labels = {labels.CLUSTER: network["Labels"][labels.CLUSTER], labels.NODE: node.name}
-            mounts = [Mount(DATA_FOLDER, wanted.volume, no_copy=True, labels=volume_labels)]
+            mounts = [Mount(DATA_FOLDER, wanted.volume, no_copy=True, labels=own_labels)]
         host_config = api.create_host_config(
             network_mode=network["Id"],
             port_bindings=_bindings(wanted.published),
@@ -385,7 +385,7 @@ class EngineRuntime:
             ports=[(each.port, "tcp") for each in wanted.published],
             host_config=host_config,
             networking_config={"EndpointsConfig": {network["Id"]: endpoint_config}},
-            labels=labels.container_labels(network["Labels"], node),
+            labels=own_labels,
         )
         return str(made["Id"])
 
@@ -499,6 +499,13 @@ class EngineRuntime:
                     if pid := int(self._api.inspect_container(each["Id"])["State"]["Pid"]):
                         return pid
         return None
+
+
+def _by_cluster(objects: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in objects:
+        found.setdefault(each["Labels"][labels.CLUSTER], []).append(each)
+    return found
 
 
 def _bindings(published: Sequence[Address]) -> dict[int | str, list[tuple[str, int]]]:
