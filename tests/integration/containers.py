@@ -132,6 +132,17 @@ class Containers:
         """The nodes' ids by name."""
         return {node["name"]: node["id"] for node in self.nodes()}
 
+    def elsewhere(self) -> str:
+        """The name of a network beside the cluster's, made when it is first asked for.
+
+        Not the engine's default one: where an engine has not set the hardware address of docker0, that changes with
+        every container that comes or goes, and those that are there hear nothing for half a minute.
+        """
+        name = f"{self.name}-elsewhere"
+        if not self.engine.api.networks(names=[name]):
+            self.engine.api.create_network(name, driver="bridge", labels={CLIENT: self.name})
+        return name
+
     def left(self) -> list[str]:
         """Whatever belongs to the cluster at the engine, or has its name."""
         api = self.engine.api
@@ -178,7 +189,7 @@ def remove(containers: Containers) -> None:
             container.remove(force=True, v=True)
     for volume in api.volumes(filters=mine)["Volumes"] or []:
         api.remove_volume(volume["Name"], force=True)
-    for network in api.networks(filters=mine):
+    for network in (*api.networks(filters=mine), *api.networks(filters={"label": f"{CLIENT}={containers.name}"})):
         for guest in api.inspect_network(network["Id"])["Containers"] or ():
             with suppress(NotFound):
                 api.remove_container(guest, force=True, v=True)
@@ -286,9 +297,9 @@ class Announced:
         return ("--announce-host", self.name) if self.strategy == "host-name" else ("--announce", self.strategy)
 
     def inside(self, containers: Containers) -> dict[str, Any]:
-        """Where a client's container is: on the network, or with gateway elsewhere, on the engine's default one."""
+        """Where a client's container is: on the network, or with gateway elsewhere."""
         if self.strategy == "gateway":
-            return {"network": None}
+            return {"network": containers.elsewhere()}
         hosts = {self.name: "host-gateway"} if self.strategy == "host-name" else {}
         return {"network": containers.network_name, "hosts": hosts}
 
@@ -340,7 +351,7 @@ def slots_listed(port: int) -> dict[str, tuple[str, int]]:
     return {node[2]: (node[0], node[1]) for _, _, *nodes in entries for node in nodes}
 
 
-def at_terminal(line: str, *conversation: tuple[str, str], env: Mapping[str, str], timeout: float = 30) -> str:
+def at_terminal(line: str, *conversation: tuple[str, str], env: Mapping[str, str], timeout: float = 100) -> str:
     """What a shell's command prints on a terminal.
 
     Args:
