@@ -13,7 +13,6 @@ from bootstrap.errors import Conflict, NodeFailed, PortTaken, RuntimeUnavailable
 from bootstrap.events import Event, Reporter
 from bootstrap.formation.base import Unreachable
 from bootstrap.planning.plan import PlannedNode, bind, build_plan
-from bootstrap.planning.ports import block_ports
 from bootstrap.planning.spec import ClusterSpec
 from bootstrap.runtimes.base import Action
 from bootstrap.runtimes.records import differences
@@ -223,6 +222,12 @@ async def test_nothing_starts_unprepared(world: World) -> None:
 
 async def test_logs_are_whole_or_their_last_lines(world: World) -> None:
     await world.started(nodes=1)
+
+    async def complete() -> bool:
+        # An engine copies what servers write: a server may answer before its last line is there.
+        return "ready to accept connections" in (await world.runtime.logs(world.name, world.node(0))).lower()
+
+    await eventually(complete)
     whole = await world.runtime.logs(world.name, world.node(0))
     assert whole.endswith("\n")
     assert await world.runtime.logs(world.name, world.node(0), tail=1) == whole.splitlines(keepends=True)[-1]
@@ -391,7 +396,8 @@ async def test_ports_of_recorded_clusters_are_avoided_by_choice(world: World) ->
     first = await world.prepared()
     base = first.nodes[0].addresses.control.port
     site = await world.runtime.survey()
-    assert set(block_ports(base, 2)) <= site.reserved_ports.keys()
+    # Bus ports only where they are taken on this machine.
+    assert {base, base + 1} <= site.reserved_ports.keys()
     again = await world.planned(name=world.other, base_port=base)
     auto = await world.planned(name=world.other)
     assert auto.nodes[0].addresses != first.nodes[0].addresses

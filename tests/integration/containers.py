@@ -132,6 +132,11 @@ class Containers:
         """The nodes' ids by name."""
         return {node["name"]: node["id"] for node in self.nodes()}
 
+    def locks(self) -> list[dict[str, Any]]:
+        """The engine's lock on the cluster's name, as long as a command has it."""
+        found: list[dict[str, Any]] = self.engine.api.volumes(filters={"label": "valkey-bootstrap.claim"})["Volumes"]
+        return [each for each in found or [] if each["Name"] == f"valkey-bootstrap.claim.{self.name}"]
+
     def elsewhere(self) -> str:
         """The name of a network beside the cluster's, made when it is first asked for.
 
@@ -148,7 +153,7 @@ class Containers:
         api = self.engine.api
         mine = {"label": f"{CLUSTER}={self.name}"}
         networks = [*api.networks(filters=mine), *api.networks(names=[self.network_name])]
-        volumes = api.volumes(filters=mine)["Volumes"] or []
+        volumes = [*(api.volumes(filters=mine)["Volumes"] or []), *self.locks()]
         return sorted(
             {
                 *(str(each.name) for each in self.containers()),
@@ -187,7 +192,7 @@ def remove(containers: Containers) -> None:
     for container in (*clients, *containers.containers()):
         with suppress(NotFound):  # a client's goes by itself
             container.remove(force=True, v=True)
-    for volume in api.volumes(filters=mine)["Volumes"] or []:
+    for volume in [*(api.volumes(filters=mine)["Volumes"] or []), *containers.locks()]:
         api.remove_volume(volume["Name"], force=True)
     for network in (*api.networks(filters=mine), *api.networks(filters={"label": f"{CLIENT}={containers.name}"})):
         for guest in api.inspect_network(network["Id"])["Containers"] or ():

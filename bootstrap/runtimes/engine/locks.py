@@ -38,7 +38,11 @@ def take(api: APIClient, name: str) -> str:
     owner = json.dumps(daemons.owner())
     with engine_errors(f"lock {name}"):
         for _ in range(2):
-            found: dict[str, Any] = api.create_volume(volume_of(name), labels={MARK: mark, OWNER: owner})
+            api.create_volume(volume_of(name), labels={MARK: mark, OWNER: owner})
+            # The reply itself has no labels for one that an engine remembers from before its restart.
+            found = _look(api, name)
+            if found is None:
+                continue  # let go of this very moment
             if _marked(found) == mark:
                 _held.add(mark)
                 return mark
@@ -58,13 +62,22 @@ def let_go(api: APIClient, name: str, mark: str) -> None:
     _held.discard(mark)
     # An engine that is gone cannot be told; then the lock counts as forgotten, since nobody holds its mark.
     with suppress(BootstrapError), engine_errors(f"unlock {name}"), suppress(NotFound):
-        if _marked(api.inspect_volume(volume_of(name))) == mark:
+        found = _look(api, name)
+        if found is not None and _marked(found) == mark:
             api.remove_volume(volume_of(name))
 
 
 def volume_of(name: str) -> str:
     """The volume that is the lock; no volume of a node is called so."""
     return f"valkey-bootstrap.claim.{name}"
+
+
+def _look(api: APIClient, name: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = api.inspect_volume(volume_of(name))
+    except NotFound:
+        return None
+    return found
 
 
 def _marked(volume: dict[str, Any]) -> str:
