@@ -190,8 +190,10 @@ def own_engine(engine: docker.DockerClient, *, size: str = "300m") -> Iterator[O
                 yield own
             finally:
                 child.kill()
-                own.close()
+                # The kernel lets the first process of a namespace end when all others have; until then their control
+                # groups are busy.
                 first.wait(20)
+                own.close()
         finally:
             first.stdin.close()
             shutil.rmtree(folder)

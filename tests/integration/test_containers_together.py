@@ -37,14 +37,25 @@ def first_line_of_either(both: list[subprocess.Popen[str]]) -> tuple[subprocess.
     return streams[ready[0]], ready[0].readline()
 
 
+def elsewhere(containers: Containers, home: Path) -> Containers:
+    """The same command for the same cluster with another home, as another user has: lock files differ."""
+    home.mkdir()
+    environment = {**containers.command.environment, "HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+    return Containers(Command(home / "root", environment), containers.name, containers.engine)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("half", range(2))
-def test_of_two_creators_of_one_name_one_wins(engine: docker.DockerClient, tmp_path: Path, half: int) -> None:
+@pytest.mark.parametrize("homes", ["one home", "two homes"])
+def test_of_two_creators_of_one_name_one_wins(
+    engine: docker.DockerClient, tmp_path: Path, homes: str, half: int
+) -> None:
     for number in range(5):
         containers = make(engine, tmp_path / f"state{number}")
+        second = elsewhere(containers, tmp_path / f"home{number}") if homes == "two homes" else containers
         try:
             with ExitStack() as stack:
-                both = [stack.enter_context(containers.popen(*ONE, "--progress", "json")) for _ in range(2)]
+                both = [stack.enter_context(each.popen(*ONE, "--progress", "json")) for each in (containers, second)]
                 first, line = first_line_of_either(both)
                 other = both[1 - both.index(first)]
                 if json.loads(line)["event"] == "error":  # the loser was the first to speak
@@ -70,31 +81,6 @@ def test_of_two_creators_of_one_name_one_wins(engine: docker.DockerClient, tmp_p
             remove(containers)
 
 
-def elsewhere(containers: Containers, home: Path) -> Containers:
-    """The same command for the same cluster with another home, as another user has: lock files differ."""
-    home.mkdir()
-    environment = {**containers.command.environment, "HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
-    return Containers(Command(home / "root", environment), containers.name, containers.engine)
-
-
-@pytest.mark.slow
-def test_of_two_creators_with_different_homes_one_wins(engine: docker.DockerClient, tmp_path: Path) -> None:
-    for number in range(10):
-        containers = make(engine, tmp_path / f"state{number}")
-        other = elsewhere(containers, tmp_path / f"home{number}")
-        try:
-            with ExitStack() as stack:
-                both = [stack.enter_context(each.popen(*THREE, "--progress", "json")) for each in (containers, other)]
-                said = [each.communicate(timeout=90)[1] for each in both]
-            last = [json.loads(text.splitlines()[-1]) for text in said]
-            codes = sorted((each.returncode, event.get("code", "")) for each, event in zip(both, last, strict=True))
-            assert codes == [(0, ""), (4, "busy")], said
-            assert len(networks_of(containers)) == 1
-            assert containers("status", "--exit-code").returncode == 0
-        finally:
-            remove(containers)
-
-
 def test_a_creation_of_somebody_else_is_left_alone(containers: Containers, tmp_path: Path) -> None:
     other = elsewhere(containers, tmp_path / "home")
     with containers.popen(*THREE, "--progress", "json") as first:
@@ -111,8 +97,22 @@ def test_a_creation_of_somebody_else_is_left_alone(containers: Containers, tmp_p
         said = first.stderr.read()
         assert (second.returncode, first.wait(60)) == (4, 0), (second.stderr, said)
     assert "(busy)" in second.stderr
-    assert set(before) <= set(after)
+    assert before == after
+    assert containers("status", "--exit-code").returncode == 0
     containers.ok("delete")
+    containers.assert_nothing_left()
+
+
+def test_what_a_killed_creator_left_is_finished_by_somebody_else(containers: Containers, tmp_path: Path) -> None:
+    other = elsewhere(containers, tmp_path / "home")
+    with containers.popen(*THREE, "--progress", "json") as first:
+        assert first.stderr is not None
+        assert any(json.loads(line)["event"] == "node.started" for line in first.stderr)
+        first.kill()
+    again = other.json(*THREE)
+    assert (again["health"], again["created"]) == ("ok", False)
+    containers.ok("delete")
+    containers.assert_nothing_left()
 
 
 # Three clusters side by side.
