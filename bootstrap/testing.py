@@ -233,16 +233,23 @@ class _Asked:
                 return "PONG"
             case "INFO", [section]:
                 return self._info(section)
-            case "FUNCTION", ["LIST"]:
-                return [["library_name", each, "engine", "LUA", "functions", []] for each in self.server.functions]
+            case "FUNCTION", ["LIST" | "FLUSH" as what]:
+                return self._functions(what)
             case "CONFIG", ["GET" | "SET", key, *value]:
                 return self._configure(key, value[0]) if value else self._configured(key)
             case (("SET" | "GET" | "DEL"), [key, *rest]):
                 return self._keyed(word, key, *rest)
-            case "CLUSTER", [sub, *rest]:
-                return self._cluster(sub, rest)
+            case (("CLUSTER" | "WAIT"), _):
+                return self._cluster(*args) if word == "CLUSTER" else self.simulation.wait(self.name)
             case _:
                 raise Refused(f"unknown command '{word}', with args beginning with: {' '.join(map(repr, args))} ")
+
+    def _functions(self, what: str) -> Reply:
+        if what == "LIST":
+            return [["library_name", each, "engine", "LUA", "functions", []] for each in self.server.functions]
+        self.server.functions.clear()
+        self.simulation.write(self.name)
+        return "OK"
 
     def _view(self) -> NodeView:
         view = self.simulation.view(self.name)
@@ -256,7 +263,7 @@ class _Asked:
     def _configure(self, key: str, value: str) -> Reply:
         if key not in self.server.known_settings():
             raise Refused(f"Unknown option or number of arguments for CONFIG SET - '{key}'")
-        if key in DEFAULTS and not value.isdigit():
+        if DEFAULTS.get(key, "").isdigit() and not value.isdigit():
             problem = "argument couldn't be parsed into an integer"
             raise Refused(f"CONFIG SET failed (possibly related to argument '{key}') - {problem}")
         self.server.settings[key] = value
@@ -282,7 +289,7 @@ class _Asked:
         if owner.id != view.id:
             raise Refused(f"MOVED {slot} {owner.address}")
 
-    def _cluster(self, sub: str, args: Sequence[str]) -> Reply:
+    def _cluster(self, sub: str, *args: str) -> Reply:
         if not self.server.cluster_mode:
             raise Refused("This instance has cluster support disabled")
         match sub, args:

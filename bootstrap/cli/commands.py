@@ -20,7 +20,7 @@ def all_commands(plan: Plan) -> list[dict[str, str]]:
             (n.name, f"{n.container.program if n.container else plan.server.path} {n.setting('dir')}/{CONFIG_FILE}")
             for n in plan.nodes
         ]
-    window = own_window(plan.nodes).opened if ours else window_for(len(plan.nodes), ours=False)
+    window = own_window(plan).opened if ours else window_for(len(plan.nodes), ours=False)
     keys = [key for key in window if plan.server.has(key)]
     found += [(n.name, f"CONFIG SET {key} {window[key]}") for n in plan.nodes for key in keys]
     for step in play(plan):

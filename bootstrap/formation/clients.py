@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from statistics import median
 
 import anyio
 
 from bootstrap.concurrency import each, together
 from bootstrap.errors import NodeFailed
 from bootstrap.formation.base import Command, Connect, NodeClient, Reply, ServerError, Unreachable
-from bootstrap.judging.views import Views
+from bootstrap.judging.pace import Glance, read_glance
+from bootstrap.judging.views import View, Views
 from bootstrap.planning.addressing import Address
+
+LOOKS_AT_ONCE = 32
 
 
 class Clients:
@@ -20,6 +24,8 @@ class Clients:
     def __init__(self, clients: Mapping[str, NodeClient], addresses: Mapping[str, Address]) -> None:
         self._clients = clients
         self.addresses = addresses
+        self.round_trip = 0.0
+        """Seconds that the last glance at a node took, the median over all nodes."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -28,26 +34,53 @@ class Clients:
 
     async def look(self) -> Views:
         """What every node says now; nodes that cannot be asked are `Silent`."""
-        views, _ = await each(self.names, lambda name: self._clients[name].look())
+        # Not more than a few at once: the replies of all together take more memory than the rest of this package.
+        limit = anyio.CapacityLimiter(LOOKS_AT_ONCE)
+
+        async def look(name: str) -> View:
+            async with limit:
+                return await self._clients[name].look()
+
+        views, _ = await each(self.names, look)
         return views
+
+    async def glance(self) -> list[Glance | None]:
+        """A few numbers of every node; None of those that do not give them."""
+        taken: list[float] = []
+
+        async def glance(name: str) -> Glance | None:
+            began = anyio.current_time()
+            cluster, replication = await self.run(name, ("CLUSTER", "INFO"), ("INFO", "replication"))
+            taken.append(anyio.current_time() - began)
+            if isinstance(cluster, ServerError) or isinstance(replication, ServerError):
+                return None
+            with suppress(ValueError):
+                return read_glance(str(cluster), str(replication))
+            return None
+
+        results, _ = await each(self.names, glance)
+        self.round_trip = median(taken) if taken else 0.0
+        return [results.get(name) for name in self.names]
 
     async def run(self, name: str, *commands: Command) -> Sequence[Reply]:
         """Replies of one node; see `NodeClient.run`."""
         return await self._clients[name].run(*commands)
 
     async def run_checked(
-        self, commands: Mapping[str, Sequence[Command]], *, tolerate: str = ""
+        self, commands: Mapping[str, Sequence[Command]], *, tolerate: str = "", patient: bool = False
     ) -> dict[str, Sequence[Reply]]:
         """Run each node's commands, side by side, and refuse error replies.
 
         Args:
             commands: by node, in order.
             tolerate: an error that contains this text is no failure.
+            patient: a node that is too busy to answer in time is none either: whether it did as told is seen later.
 
         Raises:
             NodeFailed: every node that refused a command or could not be asked, with the command and the reply.
         """
         replies, errors = await each(commands, lambda name: self.run(name, *commands[name]))
+        errors = {name: error for name, error in errors.items() if not (patient and error.code == "no-answer")}
         failed = {name: error.message for name, error in errors.items()}
         for name, answers in replies.items():
             for command, reply in zip(commands[name], answers, strict=True):

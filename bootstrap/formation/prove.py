@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from bootstrap.concurrency import each
 from bootstrap.errors import NodeFailed
@@ -10,7 +11,8 @@ from bootstrap.events import Reporter
 from bootstrap.formation.base import Command, Connect, ServerError, Unreachable
 from bootstrap.formation.clients import Clients
 from bootstrap.formation.progress import formation_phases
-from bootstrap.formation.reconcile import everything, reconcile, writable
+from bootstrap.formation.reconcile import Goal, everything, reconcile, writable
+from bootstrap.formation.window import Tempo
 from bootstrap.judging.agreement import Agreement, agree, summarize
 from bootstrap.judging.views import NodeView, Views, seen
 from bootstrap.planning.addressing import Address
@@ -25,8 +27,21 @@ DIAL_MILLISECONDS = 1000
 """How long a node may take to reach another one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How far the proof goes.
+
+    Args:
+        exact: see `reconcile`.
+        write: write, read and delete one key on every primary; done at creation only, never on a cluster in use.
+    """
+
+    exact: bool
+    write: bool
+
+
 async def prove(
-    plan: Plan, clients: Clients, connect: Connect, reporter: Reporter, *, exact: bool, write: bool
+    plan: Plan, clients: Clients, connect: Connect, reporter: Reporter, proof: Proof, tempo: Tempo | None = None
 ) -> Views:
     """Form what is missing and prove the whole; the last views.
 
@@ -35,17 +50,17 @@ async def prove(
         clients: all of its nodes, by their control addresses.
         connect: how the announced addresses are reached.
         reporter: told about phases.
-        exact: see `reconcile`.
-        write: write, read and delete one key on every primary; done at creation only, never on a cluster in use.
+        proof: how far it goes.
+        tempo: see `reconcile`.
 
     Raises:
         NodeFailed: a node refused a command or the proof, or the nodes agree on another cluster.
     """
     total = len(plan.nodes)
     with formation_phases(plan, reporter) as tell:
-        views = await reconcile(plan, clients, reporter, exact=exact, settled=writable, tell=tell)
+        views = await reconcile(plan, clients, reporter, Goal(proof.exact, writable, tell), tempo)
     with reporter.phase("proof", "Proving it on every node", "Proved by every node", total=total) as phase:
-        if write:
+        if proof.write:
             await write_everywhere(views, clients, connect, reporter)
             if plan.network is not None:
                 await dial_inside(plan, views, clients)
@@ -54,7 +69,7 @@ async def prove(
             lacking = len({doubt.node for doubt in agreement.doubts})
             phase.progress(total - min(lacking, total), summarize(agreement, total))
 
-        return await reconcile(plan, clients, reporter, exact=exact, settled=everything, tell=tell_rest)
+        return await reconcile(plan, clients, reporter, Goal(proof.exact, everything, tell_rest), tempo)
 
 
 async def write_everywhere(views: Views, clients: Clients, connect: Connect, reporter: Reporter) -> None:

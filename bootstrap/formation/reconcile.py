@@ -6,14 +6,17 @@ Creation, resuming after a kill and starting a stopped cluster are the same loop
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import anyio
 
 from bootstrap.errors import NodeFailed, NotConverged
 from bootstrap.events import Reporter
 from bootstrap.formation.clients import Clients
+from bootstrap.formation.window import Tempo
 from bootstrap.judging.agreement import Agreement, agree, conforms, summarize
-from bootstrap.judging.steps import Command, Forget, Step, next_steps
+from bootstrap.judging.pace import Asked, Glances, worth_a_look
+from bootstrap.judging.steps import AddSlots, Command, Forget, Meet, Replicate, SetEpoch, Step, next_steps
 from bootstrap.judging.views import Views
 from bootstrap.planning.plan import Plan
 from bootstrap.planning.text import listing
@@ -32,19 +35,31 @@ def writable(agreement: Agreement) -> bool:
 
 
 def poll_seconds(nodes: int) -> float:
-    """How long to wait between two looks: every look makes N servers write N lines each, so it grows with N."""
-    return max(0.03, 0.0025 * nodes)
+    """How long to wait between two looks or glances: so that waiting takes less than a tenth of a core."""
+    return max(0.03, 0.0015 * nodes)
 
 
-async def reconcile(
-    plan: Plan,
-    clients: Clients,
-    reporter: Reporter,
-    *,
-    exact: bool,
-    settled: Settled,
-    tell: Callable[[Agreement], None],
-) -> Views:
+def longest_seconds(nodes: int) -> float:
+    """How long to go without a look, however little the glances promise: linking takes the longest, and grows."""
+    return max(1.0, 0.02 * nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """When the loop has done its part.
+
+    Args:
+        exact: every node must have its planned role (straight after formation), not only the shape be right.
+        settled: which agreement is enough.
+        tell: shown every look's judgement, for progress.
+    """
+
+    exact: bool
+    settled: Settled
+    tell: Callable[[Agreement], None]
+
+
+async def reconcile(plan: Plan, clients: Clients, reporter: Reporter, goal: Goal, tempo: Tempo | None = None) -> Views:
     """Run the loop until the nodes agree on a healthy cluster that conforms to the plan; the last views.
 
     It waits for ever: the caller sets the deadline and turns it into an error with `not_converged`.
@@ -53,9 +68,8 @@ async def reconcile(
         plan: what is asked for.
         clients: all of its nodes.
         reporter: told about the steps.
-        exact: every node must have its planned role (straight after formation), not only the shape be right.
-        settled: which agreement is enough.
-        tell: shown every look's judgement, for progress.
+        goal: what is enough.
+        tempo: keeps the pace of servers that form; None for servers that are only looked at.
 
     Raises:
         NodeFailed: a node refused a command, or the nodes agree on something else than the plan.
@@ -63,21 +77,45 @@ async def reconcile(
     while True:
         views = await clients.look()
         agreement = agree(views, plan.announced)
-        tell(agreement)
+        goal.tell(agreement)
         steps = next_steps(plan.nodes, views)
         # Nodes may agree on half of the way: replicas that are not attached yet are healthy primaries without slots.
-        if not steps and agreement.layout and settled(agreement):
-            if differences := conforms(agreement.layout, plan.layout, exact=exact):
+        if not steps and agreement.layout and goal.settled(agreement):
+            if differences := conforms(agreement.layout, plan.layout, exact=goal.exact):
                 raise another_cluster(plan, differences)
             return views
         if steps:
             reporter.emit("steps.ran", steps=tuple(f"{step.node}: {' '.join(step.command)}" for step in steps))
             await run_steps(clients, steps)
-        await anyio.sleep(poll_seconds(len(plan.nodes)))
+        if tempo is not None:
+            await tempo.keep(views, agreement)
+        await _until_worth_a_look(plan, clients, agreement, steps)
+
+
+async def _until_worth_a_look(plan: Plan, clients: Clients, agreement: Agreement, steps: Sequence[Step]) -> None:
+    """Glance at the nodes until a look may show something new: looks cost the servers, too, the square of the nodes."""
+    asked: Asked = ""
+    if any(isinstance(step, (SetEpoch, AddSlots)) for step in steps):
+        # The rules have more to say at once.
+        return
+    if any(isinstance(step, Meet) for step in steps):
+        asked = "meet"
+    elif any(isinstance(step, Replicate) for step in steps):
+        asked = "replicate"
+    with anyio.move_on_after(longest_seconds(len(plan.nodes))):
+        before: Glances = ()
+        while True:
+            await anyio.sleep(poll_seconds(len(plan.nodes)))
+            glances = await clients.glance()
+            if worth_a_look(glances, before, agreement, replicas=len(plan.replicas), asked=asked):
+                return
+            before = glances
 
 
 async def run_steps(clients: Clients, steps: Sequence[Step]) -> None:
     """Run steps, those of one node in order in one round trip, different nodes side by side; check every reply.
+
+    A node that does not answer in time is asked again by the loop, until the deadline.
 
     Raises:
         NodeFailed: a node refused a command.
@@ -86,9 +124,9 @@ async def run_steps(clients: Clients, steps: Sequence[Step]) -> None:
         [s for s in steps if isinstance(s, Forget)],
         [s for s in steps if not isinstance(s, Forget)],
     )
-    await clients.run_checked(_by_node(others))
+    await clients.run_checked(_by_node(others), patient=True)
     # Gossip between the look and the command may have dropped the id already.
-    await clients.run_checked(_by_node(drops), tolerate="Unknown node")
+    await clients.run_checked(_by_node(drops), tolerate="Unknown node", patient=True)
 
 
 def _by_node(steps: Sequence[Step]) -> dict[str, list[Command]]:

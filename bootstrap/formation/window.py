@@ -17,94 +17,153 @@ from bootstrap.errors import NodeFailed
 from bootstrap.events import Reporter
 from bootstrap.formation.base import ServerError
 from bootstrap.formation.clients import Clients
-from bootstrap.planning.plan import PlannedNode
+from bootstrap.judging.agreement import Agreement
+from bootstrap.judging.pace import BRISK, CALM, Pace, pace_for, ready_to_settle, speakers, strained
+from bootstrap.judging.views import Views
+from bootstrap.planning.plan import Plan
 from bootstrap.planning.text import listing
 
 RESTORE_SECONDS = 10.0
+
+SPEAK_SECONDS = 0.15
+"""How long a node is left talking: its timer ticks ten times a second (`clusterCron`)."""
 
 DEFAULTS: Mapping[str, str] = {
     # The servers' own values for what a configuration does not mention. 0 is "node timeout / 2".
     "cluster-node-timeout": "15000",
     "cluster-ping-interval": "0",
     "repl-diskless-sync-delay": "5",
-    "repl-ping-replica-period": "10",
+    "repl-diskless-load": "disabled",
 }
 
 
-def window_for(nodes: int, *, ours: bool) -> Mapping[str, str]:
+def window_for(nodes: int, *, ours: bool, pings: bool = True) -> Mapping[str, str]:
     """The settings to open with.
-
-    Timeouts that are too low for the number of nodes raise fail flags and make formation slower, so they grow with it.
 
     Args:
         nodes: how many nodes form.
         ours: the servers' configuration is known; on servers of others only the ping interval is touched, a hidden
             setting whose default is known, so that even after a SIGKILL the next run can tell and restore it.
+        pings: see `pace_for`.
     """
-    if nodes <= 12:
-        timeout, ping = 500, 100
-    elif nodes <= 48:
-        timeout, ping = 1000, 100
-    elif nodes <= 100:
-        timeout, ping = 2000, 250
-    else:
-        timeout, ping = 5000, 1000
+    return _settings_of(pace_for(nodes, pings=pings), ours=ours)
+
+
+def _settings_of(pace: Pace, *, ours: bool) -> Mapping[str, str]:
     if not ours:
-        return {"cluster-ping-interval": str(ping)}
+        return {"cluster-ping-interval": str(pace.ping)}
     return {
-        "cluster-node-timeout": str(timeout),
-        "cluster-ping-interval": str(ping),
+        "cluster-node-timeout": str(pace.timeout),
+        "cluster-ping-interval": str(pace.ping),
+        # Otherwise a primary waits for more replicas before it sends its data.
         "repl-diskless-sync-delay": "0",
-        # A replica stays out of CLUSTER SLOTS until its offset is not 0; the primary's ping moves it without a write.
-        "repl-ping-replica-period": "1",
+        # Otherwise a replica of Valkey 9 stores what it gets and reads it at the next tick of a second.
+        "repl-diskless-load": "on-empty-db",
     }
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which settings are opened, and what each node has outside the window."""
+    """Which settings are opened, what each node has outside the window, and the pace of it."""
 
     opened: Mapping[str, str]
     closed: Mapping[str, Mapping[str, str]]
+    pace: Pace
 
 
-def own_window(target: Sequence[PlannedNode]) -> Window:
-    """The window for nodes whose configuration is known: never slower than what they are configured with."""
-    opened = dict(window_for(len(target), ours=True))
-    closed = {node.name: {key: node.setting(key, DEFAULTS[key]) for key in opened} for node in target}
-    slowest = min(int(values["cluster-node-timeout"]) for values in closed.values())
-    opened["cluster-node-timeout"] = str(min(int(opened["cluster-node-timeout"]), slowest))
-    return Window(opened, closed)
+def own_window(plan: Plan) -> Window:
+    """The window for nodes whose configuration is known."""
+    pace = pace_for(len(plan.nodes), pings=plan.server.has("cluster-ping-interval"))
+    opened = _settings_of(pace, ours=True)
+    closed = {node.name: {key: node.setting(key, DEFAULTS[key]) for key in opened} for node in plan.nodes}
+    return Window(opened, closed, pace)
 
 
 async def foreign_window(clients: Clients) -> Window:
     """The window for servers of others: nodes where the setting has a value of its owner's are left alone."""
-    opened = window_for(len(clients.names), ours=False)
+    pace = pace_for(len(clients.names))
+    opened = _settings_of(pace, ours=False)
     values = await _read(clients, opened)
-    # A low value can only be one that an interrupted run left behind.
-    low = {window_for(count, ours=False)[key] for count in (1, 100, 101) for key in opened}
+    # One of these can only be what an interrupted run left behind.
+    low = {str(each.ping) for each in (BRISK, CALM)}
     closed = {
         name: {key: DEFAULTS[key] for key, value in (found or {}).items() if value == DEFAULTS[key] or value in low}
         for name, found in values.items()
     }
-    return Window(opened, closed)
+    return Window(opened, closed, pace)
 
 
 @asynccontextmanager
-async def fast_window(window: Window, clients: Clients, reporter: Reporter) -> AsyncIterator[None]:
+async def fast_window(window: Window, clients: Clients, reporter: Reporter) -> AsyncIterator[Tempo]:
     """Open the window for the body, and restore and verify it afterwards, whatever happened.
+
+    Gives what keeps the pace meanwhile.
 
     Raises:
         NodeFailed: a node does not have its configured values afterwards (only where the body itself did not fail).
     """
     try:
         await _open(window, clients, reporter)
-        yield
+        yield Tempo(window, clients, reporter)
     except BaseException:
         for node, fault in (await _restore_in_time(window, clients, reporter)).items():
             reporter.warn(f"{node} keeps formation settings: {fault}")
         raise
     await restore(window, clients, reporter)
+
+
+class Tempo:
+    """Keeps the pace while nodes form: lets calm ones speak and settle, and calms those that cannot keep up.
+
+    Args:
+        window: what was opened.
+        clients: all nodes.
+        reporter: told when the pace changes.
+    """
+
+    def __init__(self, window: Window, clients: Clients, reporter: Reporter) -> None:
+        self._window = window
+        self._clients = clients
+        self._reporter = reporter
+        self._pace = window.pace
+        self._settling: set[str] = set()
+
+    async def keep(self, views: Views, agreement: Agreement) -> None:
+        """Do what the last look calls for."""
+        if self._pace == BRISK and strained(agreement, self._clients.round_trip):
+            await self._calm_down()
+        if self._pace != CALM:
+            return
+        await self._settle(ready_to_settle(views, agreement))
+        if named := [name for name in speakers(views, agreement) if self._may_set(name, "cluster-ping-interval")]:
+            await self._set(named, "cluster-ping-interval", BRISK.ping)
+            await anyio.sleep(SPEAK_SECONDS)
+            await self._set(named, "cluster-ping-interval", CALM.ping)
+
+    async def _calm_down(self) -> None:
+        self._pace = CALM
+        trip = f"the last answers took {self._clients.round_trip:.2f} s"
+        self._reporter.emit("note.made", message=f"the servers cannot keep up, {trip}: going on at a calmer pace")
+        for key, value in (("cluster-node-timeout", CALM.timeout), ("cluster-ping-interval", CALM.ping)):
+            await self._set([name for name in self._clients.names if self._may_set(name, key)], key, value)
+
+    async def _settle(self, ready: Sequence[str]) -> None:
+        """Lower the timeout of these alone: who says ok again after its majority was missing waits that long first."""
+        key = "cluster-node-timeout"
+        # Not lower than what the servers can keep: they must not flag each other meanwhile.
+        low = max(BRISK.timeout, int(10_000 * self._clients.round_trip))
+        await self._set(self._settling.difference(ready), key, CALM.timeout)
+        await self._set([name for name in ready if self._may_set(name, key)], key, min(low, CALM.timeout))
+        self._settling = set(ready)
+
+    def _may_set(self, name: str, key: str) -> bool:
+        return key in self._window.opened and key in self._window.closed[name]
+
+    async def _set(self, names: Iterable[str], key: str, value: int) -> None:
+        commands = {name: [("CONFIG", "SET", key, str(value))] for name in names}
+        if commands:
+            # Refused where CONFIG is: then the servers keep their own pace, as was said when the window was opened.
+            await each(commands, lambda name: self._clients.run(name, *commands[name]))
 
 
 async def restore(window: Window, clients: Clients, reporter: Reporter) -> None:

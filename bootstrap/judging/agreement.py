@@ -8,7 +8,7 @@ of each shard, slots covered) ever after, since roles move with failovers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,11 +78,14 @@ def agree(views: Views, announced: Mapping[str, Address] | None = None) -> Agree
     nodes = seen(views)
     doubts = [*_absent(views), *_identity(nodes)]
     names = {view.id: name for name, view in nodes.items()}
+    replicas = [view.id for view in nodes.values() if view.myself.role == "replica"]
+    # What one node rightly says of another is one object in all views (see `parse_nodes`), and is looked at once.
+    right: set[int] = set()
     for name, view in nodes.items():
         doubts += _membership(name, view, names, complete=len(nodes) == len(views))
-        doubts += _beliefs(name, view, names, nodes)
+        doubts += _beliefs(name, view, names, nodes, right)
         doubts += _own_health(name, view)
-        doubts += _hidden(name, view, names, nodes)
+        doubts += _hidden(name, view, names, replicas)
         doubts += _misled(name, view, names, announced or {})
     layout = _layout(nodes, names)
     doubts += _coverage(nodes)
@@ -181,13 +184,19 @@ def _membership(name: str, view: NodeView, names: Mapping[str, str], *, complete
             yield Doubt(name, "link", f"has no link to {known_as}", known_as)
 
 
-def _beliefs(name: str, view: NodeView, names: Mapping[str, str], nodes: Mapping[str, NodeView]) -> Iterator[Doubt]:
+def _beliefs(
+    name: str, view: NodeView, names: Mapping[str, str], nodes: Mapping[str, NodeView], right: set[int]
+) -> Iterator[Doubt]:
     for peer in view.peers.values():
+        if id(peer) in right:
+            continue
         other = names.get(peer.id)
         if other is None or other == name or peer.handshake:
             continue
         own = nodes[other].myself
-        if (peer.role, peer.primary, peer.slots) != (own.role, own.primary, own.slots):
+        if (peer.role, peer.primary, peer.slots) == (own.role, own.primary, own.slots):
+            right.add(id(peer))
+        else:
             text = f"shows {other} as {_role_text(peer, names)}, which calls itself {_role_text(own, names)}"
             yield Doubt(name, "belief", text, other)
 
@@ -201,11 +210,11 @@ def _own_health(name: str, view: NodeView) -> Iterator[Doubt]:
         yield Doubt(name, "replication", f"replication link is {view.link or 'down'}")
 
 
-def _hidden(name: str, view: NodeView, names: Mapping[str, str], nodes: Mapping[str, NodeView]) -> Iterator[Doubt]:
-    for node_id, other in names.items():
+def _hidden(name: str, view: NodeView, names: Mapping[str, str], replicas: Collection[str]) -> Iterator[Doubt]:
+    for node_id in (each for each in replicas if each not in view.listed):
         peer = view.peers.get(node_id)
-        replica = peer is not None and peer.role == "replica" and nodes[other].myself.role == "replica"
-        if replica and node_id not in view.listed:
+        if peer is not None and peer.role == "replica":
+            other = names[node_id]
             yield Doubt(name, "hidden", f"does not list replica {other} in CLUSTER SLOTS", other)
 
 

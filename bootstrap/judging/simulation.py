@@ -20,7 +20,7 @@ from functools import lru_cache
 from hashlib import sha1
 
 from bootstrap.judging.agreement import Agreement, DoubtKind, agree, conforms
-from bootstrap.judging.steps import AddSlots, Forget, Meet, Replicate, SetEpoch, Step, next_steps
+from bootstrap.judging.steps import AddSlots, FirstWrite, Forget, Meet, Nudge, Replicate, SetEpoch, Step, next_steps
 from bootstrap.judging.views import NodeView, Peer, Silent, View, Views
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.plan import Plan, PlannedNode
@@ -36,8 +36,8 @@ TAKES_TIME: frozenset[DoubtKind] = frozenset({"state", "replication", "hidden"})
 ALL_SLOTS = (1 << SLOTS) - 1
 _KNOWS_OTHERS = "The user can assign a config epoch only when the node does not know any other node."
 
-FIRST_OFFSET = 14
-"""What a primary's first ping adds to its replication offset (``*1 $4 PING`` on the wire)."""
+WRITTEN = 37
+"""What a command adds to a primary's replication offset: here always that of ``REPLCONF GETACK *``."""
 
 
 class Refused(Exception):
@@ -194,13 +194,13 @@ class Simulation:
         """A key on a primary, which its replicas will get."""
         node = self.nodes[name]
         node.data.setdefault(database, {})[key] = value
-        node.offset += FIRST_OFFSET
+        node.offset += WRITTEN
         self._stirred = True
 
     def discard(self, name: str, key: str) -> bool:
         """Delete a key on a primary; whether it was there."""
         node = self.nodes[name]
-        node.offset += FIRST_OFFSET
+        node.offset += WRITTEN
         self._stirred = True
         return node.data.get("db0", {}).pop(key, None) is not None
 
@@ -219,6 +219,10 @@ class Simulation:
                 self.replicate(step.node, step.primary_id)
             case Forget():
                 self.forget(step.node, step.lost_id)
+            case FirstWrite():
+                self.write(step.node)
+            case Nudge():
+                self.wait(step.node)
 
     def set_epoch(self, name: str, epoch: int) -> None:
         """CLUSTER SET-CONFIG-EPOCH."""
@@ -292,6 +296,20 @@ class Simulation:
             raise Refused("Can't forget my master!")
         del node.peers[node_id]
         node.banned.add(node_id)
+
+    def write(self, name: str) -> None:
+        """A command that is replicated and changes nothing, such as FUNCTION FLUSH where there are none."""
+        self._asked(name).offset += WRITTEN
+        self._stirred = True
+
+    def wait(self, name: str) -> int:
+        """WAIT for more replicas than there are: asks those that are linked; how many there are."""
+        node = self._asked(name)
+        linked = sum(other.linked and other.primary == node.id for other in self.nodes.values())
+        if linked:
+            node.offset += WRITTEN
+            self._stirred = True
+        return linked
 
     # What the servers say.
 
@@ -380,7 +398,6 @@ class Simulation:
             changed |= linked != node.linked
             node.linked = linked
             if linked and primary is not None:
-                primary.offset = primary.offset or FIRST_OFFSET
                 changed |= node.offset != primary.offset
                 node.offset = primary.offset
                 node.data = {name: dict(values) for name, values in primary.data.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from bootstrap.judging.views import NodeView, Views, seen
 from bootstrap.planning.addressing import Address
@@ -18,12 +19,8 @@ from bootstrap.planning.spec import BUS_OFFSET
 
 Command = tuple[str, ...]
 
-MESH_UP_TO = 48
-"""Up to this many nodes every node meets every other: the handshakes then need no gossip. Above, the cost of the
-square is felt and the first nodes introduce all others."""
-
-HUBS = 2
-"""How many nodes introduce all the others in a larger cluster."""
+MEETINGS_AT_ONCE = 5000
+"""All pairs of 100 nodes. More at once keep servers from answering; and of some pairs gossip tells by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,39 @@ class Forget:
         return ("CLUSTER", "FORGET", self.lost_id)
 
 
-Step = SetEpoch | AddSlots | Meet | Replicate | Forget
+@dataclass(frozen=True, slots=True)
+class FirstWrite:
+    """Let a blank primary write something that changes nothing, so that its replication offset is not 0.
+
+    While it is, its replicas stay out of CLUSTER SLOTS (`isReplicaAvailable`). No key can be written before the cluster
+    is ok; what is flushed here are the functions of a server that has none. It counts where the append-only file is on.
+    """
+
+    node: str
+
+    @property
+    def command(self) -> Command:
+        """The command that the node is sent."""
+        return ("FUNCTION", "FLUSH")
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """Move a primary's replication offset away from 0 when it has replicas: see `FirstWrite`.
+
+    `WAIT` for more replicas than there are asks them for an acknowledgement (`replicationRequestAckFromReplicas`), and
+    the question is part of the replication stream. No key is touched.
+    """
+
+    node: str
+
+    @property
+    def command(self) -> Command:
+        """The command that the node is sent; it answers after a millisecond."""
+        return ("WAIT", "1000", "1")
+
+
+Step = SetEpoch | FirstWrite | AddSlots | Meet | Replicate | Forget | Nudge
 
 
 def next_steps(target: Sequence[PlannedNode], views: Views) -> tuple[Step, ...]:
@@ -108,7 +137,8 @@ def next_steps(target: Sequence[PlannedNode], views: Views) -> tuple[Step, ...]:
         # A node that cannot be seen cannot be judged: an epoch or a slot might be given twice.
         return ()
     ids = {name: view.id for name, view in nodes.items()}
-    first: tuple[Step, ...] = (*_epochs(target, nodes), *_slots(target, nodes))
+    slots = tuple(_slots(target, nodes))
+    first: tuple[Step, ...] = (*_epochs(target, nodes), *_first_writes(target, nodes, slots), *slots)
     if any(isinstance(step, SetEpoch) for step in first):
         # No node may be met before it has its epoch: the command is refused from then on.
         return first
@@ -117,20 +147,34 @@ def next_steps(target: Sequence[PlannedNode], views: Views) -> tuple[Step, ...]:
         *_meetings(target, nodes, ids),
         *_replications(target, nodes, ids),
         *_forgettings(target, nodes, set(ids.values())),
+        *_nudges(nodes),
     )
 
 
 def _epochs(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iterator[SetEpoch]:
     # Of members only: beside the epoch of a lost one, its successor would be given a higher one than it may have.
+    blank = [node for node in target if nodes[node.name].epoch == 0 and len(nodes[node.name].peers) == 1]
+    if not blank:
+        return
     members = {view.id for view in nodes.values()}
     used = {peer.epoch for view in nodes.values() for peer in view.peers.values() if peer.id in members}
+    for node in blank:
+        # A newcomer to a running cluster may find its planned epoch in use; a low one is right for it (see plan).
+        epoch = node.epoch if node.epoch not in used else next(n for n in range(1, len(used) + 2) if n not in used)
+        used.add(epoch)
+        yield SetEpoch(node.name, epoch)
+
+
+def _first_writes(
+    target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], slots: Sequence[AddSlots]
+) -> Iterator[FirstWrite]:
+    owners = {step.node for step in slots}
     for node in target:
         view = nodes[node.name]
-        if view.epoch == 0 and len(view.peers) == 1:
-            # A newcomer to a running cluster may find its planned epoch in use; a low one is right for it (see plan).
-            epoch = node.epoch if node.epoch not in used else next(n for n in range(1, len(used) + 2) if n not in used)
-            used.add(epoch)
-            yield SetEpoch(node.name, epoch)
+        # Not on servers of others: whether it counts there is not known, and nothing of theirs is touched.
+        counts = node.name in owners and node.setting("appendonly", "no") == "yes"
+        if counts and view.blank and not (view.epoch or view.offset or view.keys or view.functions):
+            yield FirstWrite(node.name)
 
 
 def _slots(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iterator[AddSlots]:
@@ -144,8 +188,15 @@ def _slots(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iter
 
 
 def _meetings(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids: Mapping[str, str]) -> Iterator[Meet]:
-    hubs = len(target) if len(target) <= MESH_UP_TO else HUBS
-    for index, node in enumerate(target[:hubs]):
+    return islice(_missing_meetings(target, nodes, ids), MEETINGS_AT_ONCE)
+
+
+def _missing_meetings(
+    target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids: Mapping[str, str]
+) -> Iterator[Meet]:
+    # Every node meets every other, however many there are. Each pair needs its two links in any case; introduced by a
+    # few, nodes would have to wait until gossip has told them of each other.
+    for index, node in enumerate(target):
         known = nodes[node.name].peers
         settled = {peer.id for peer in known.values() if not peer.handshake}
         # A handshake entry dies by itself after the node timeout; until then the meeting is under way.
@@ -159,12 +210,22 @@ def _meetings(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids:
 def _replications(
     target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids: Mapping[str, str]
 ) -> Iterator[Replicate]:
-    for node in target:
-        view = nodes[node.name]
-        if view.myself.slots or (view.myself.role == "replica" and not _orphaned(view, ids)):
-            continue
-        leader = _leader(node, target, nodes)
-        peer = view.peers.get(ids[leader]) if leader and leader != node.name else None
+    idle = [
+        node
+        for node in target
+        if not nodes[node.name].myself.slots
+        and (nodes[node.name].myself.role == "primary" or _orphaned(nodes[node.name], ids))
+    ]
+    if not idle:
+        return
+    planned = {node.name: node for node in target}
+    serving = {slot: name for name, view in nodes.items() for slot in expand(view.myself.slots)}
+    for node in idle:
+        # The shard that it belongs to: the planned primary's, or of whoever took its slots over.
+        home = planned[node.primary or node.name]
+        taken_over = {serving[slot] for slot in expand(home.slots) if slot in serving}
+        leader = next((name for name in nodes if name in taken_over), node.primary)
+        peer = nodes[node.name].peers.get(ids[leader]) if leader else None
         if leader and peer is not None and not peer.handshake and peer.role == "primary":
             yield Replicate(node.name, leader, ids[leader])
 
@@ -175,26 +236,25 @@ def _orphaned(view: NodeView, ids: Mapping[str, str]) -> bool:
     return primary is not None and primary.id not in ids.values() and bool(primary.faults) and not primary.slots
 
 
-def _leader(node: PlannedNode, target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> str | None:
-    """Who serves the shard that a blank node belongs to: the planned primary, or whoever took its slots over."""
-    home = node if node.primary is None else next(each for each in target if each.name == node.primary)
-    wanted = expand(home.slots)
-    for name, view in nodes.items():
-        if name != node.name and not wanted.isdisjoint(expand(view.myself.slots)):
-            return name
-    return None if node.primary is None else node.primary
-
-
 def _forgettings(
     target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], members: Collection[str]
 ) -> Iterator[Forget]:
     ports = {node.addresses.meet.port for node in target} | {node.addresses.host.port for node in target}
     for name, view in nodes.items():
         for peer in view.peers.values():
+            if peer.id in members:
+                continue
             dead = "fail" in peer.flags or "noaddr" in peer.flags
             # Only what was one of ours: it has no address any more, or a port that a node of ours has now.
             ours = "noaddr" in peer.flags or peer.address.port in ports
             # A replica cannot forget its primary before it has another one.
             needed = peer.id == view.myself.primary or peer.slots or peer.handshake
-            if peer.id not in members and dead and ours and not needed:
+            if dead and ours and not needed:
                 yield Forget(name, peer.id)
+
+
+def _nudges(nodes: Mapping[str, NodeView]) -> Iterator[Nudge]:
+    followed = {view.myself.primary for view in nodes.values() if view.link == "up"}
+    for name, view in nodes.items():
+        if view.offset == 0 and view.id in followed and view.myself.role == "primary":
+            yield Nudge(name)

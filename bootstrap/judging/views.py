@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from bootstrap.planning.addressing import Address
@@ -151,14 +152,21 @@ def _parse_peer(line: str) -> Peer:
     parts = line.split()
     if len(parts) < 8:
         raise ValueError(f"CLUSTER NODES line with {len(parts)} fields: {line[:120]!r}")
-    node_id, where, flags, primary, _ping, _pong, epoch, link, *owned = parts
+    # Without the times of ping and pong, all nodes of a settled cluster write the same line about a node.
+    return _make_peer((*parts[:4], *parts[6:]))
+
+
+@lru_cache(maxsize=4096)
+def _make_peer(fields: tuple[str, ...]) -> Peer:
+    """Of equal lines one object: there are as many lines as the square of the nodes."""
+    node_id, where, flags, primary, epoch, link, *owned = fields
     location, _, extra = where.partition(",")
     address, _, bus = location.partition("@")
     host, _, port = address.rpartition(":")
     ranges = [_parse_range(item) for item in owned if not item.startswith("[")]
     return Peer(
         id=node_id,
-        address=Address(host.strip("[]"), int(port)),
+        address=_address(host.strip("[]"), int(port)),
         bus_port=int(bus or 0),
         hostname=extra.split(",")[0] if "=" not in extra.split(",")[0] else "",
         flags=frozenset(flags.split(",")),
@@ -168,6 +176,11 @@ def _parse_peer(line: str) -> Peer:
         slots=tuple(ranges),
         open_slots=tuple(item for item in owned if item.startswith("[")),
     )
+
+
+@lru_cache(maxsize=4096)
+def _address(host: str, port: int) -> Address:
+    return Address(host, port)
 
 
 def _parse_range(text: str) -> SlotRange:
@@ -196,7 +209,7 @@ def parse_listed(reply: object) -> dict[str, Address]:
                 raise ValueError(f"CLUSTER SLOTS node {str(node)[:80]!r}")
             # No host, or "?", means: the address that you used for this connection.
             host = str(node[0] or "")
-            found[str(node[2])] = Address("" if host == "?" else host, int(node[1]))
+            found[str(node[2])] = _address("" if host == "?" else host, int(node[1]))
     return found
 
 

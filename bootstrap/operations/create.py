@@ -150,7 +150,7 @@ class _Creation:
                 ours=True,
             )
             async with watching(plan, self.runtime):
-                views, formed = await form_and_prove(formation, own_window(plan.nodes))
+                views, formed = await form_and_prove(formation, own_window(plan))
         return views, formed or started > 0
 
 

@@ -13,7 +13,7 @@ from bootstrap.errors import Conflict, NodeFailed
 from bootstrap.events import Reporter
 from bootstrap.formation.base import Connect
 from bootstrap.formation.clients import Clients
-from bootstrap.formation.prove import prove
+from bootstrap.formation.prove import Proof, prove
 from bootstrap.formation.reconcile import not_converged
 from bootstrap.formation.window import Window, fast_window, restore
 from bootstrap.judging.admission import Fault, FaultKind, admit
@@ -81,14 +81,15 @@ async def form_and_prove(formation: Formation, window: Window) -> tuple[Views, b
         if _complete(plan, views):
             # Whatever an interrupted run left opened is closed; a healthy cluster is otherwise only looked at.
             await restore(window, clients, reporter)
-            return await prove(plan, clients, formation.connect, reporter, exact=False, write=False), False
+            return await prove(plan, clients, formation.connect, reporter, Proof(exact=False, write=False)), False
         nodes = seen(views)
         # Straight after formation every node must be what the plan made of it; where there already was something,
         # roles may rightly have moved. A cluster that holds keys is in use: the proof does not write to it.
-        exact = all(view.blank for view in nodes.values())
-        write = not any(view.keys for view in nodes.values())
-        async with fast_window(window, clients, reporter):
-            views = await prove(plan, clients, formation.connect, reporter, exact=exact, write=write)
+        proof = Proof(
+            exact=all(view.blank for view in nodes.values()), write=not any(view.keys for view in nodes.values())
+        )
+        async with fast_window(window, clients, reporter) as tempo:
+            views = await prove(plan, clients, formation.connect, reporter, proof, tempo)
         return views, True
 
 

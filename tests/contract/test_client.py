@@ -263,6 +263,22 @@ async def test_keys_need_a_served_slot(world: World) -> None:
     ]
 
 
+async def test_a_first_write_moves_the_offset_and_nothing_else(world: World) -> None:
+    plan = await world.started(nodes=1)
+    before = await view_of(world, plan, 0)
+    assert await world.asks(plan, 0, "FUNCTION FLUSH") == ["OK"]
+    after = await view_of(world, plan, 0)
+    assert before.offset == 0 < after.offset
+    assert replace(after, offset=0) == before
+
+
+async def test_waiting_for_more_replicas_than_there_are_moves_the_offset(world: World) -> None:
+    plan = (await world.formed(nodes=4, replicas=1)).plan
+    before = await view_of(world, plan, 0)
+    assert await world.ask(plan, 0, "WAIT", "1000", "1") == 1
+    assert (await view_of(world, plan, 0)).offset > before.offset
+
+
 async def test_a_formed_cluster_looks_the_same_from_every_node(world: World) -> None:
     plan = (await world.formed(nodes=5)).plan
     views = [await view_of(world, plan, index) for index in range(5)]

@@ -26,7 +26,7 @@ TROUBLE = re.compile(
     r"Failover|Unhandled|assertion|ASSERT",
     re.IGNORECASE,
 )
-SETTINGS = {"cluster-node-timeout": "5000", "repl-diskless-sync-delay": "5", "repl-ping-replica-period": "10"}
+SETTINGS = {"cluster-node-timeout": "5000", "repl-diskless-sync-delay": "5", "repl-diskless-load": "disabled"}
 OWN_FILES = ("cluster.json", "valkey.conf", "process.json", "server.log")
 
 

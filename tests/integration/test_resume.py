@@ -22,7 +22,7 @@ SETTINGS = {
     "cluster-node-timeout": "5000",
     "cluster-ping-interval": "0",
     "repl-diskless-sync-delay": "5",
-    "repl-ping-replica-period": "10",
+    "repl-diskless-load": "disabled",
 }
 
 
@@ -151,7 +151,7 @@ def test_settings_of_an_interrupted_formation_are_restored(command: Command) -> 
     for port in ports(command):
         for name, value in low.items():
             ask(port, "CONFIG", "SET", name, value)
-        ask(port, "CONFIG", "SET", "repl-ping-replica-period", 1)
+        ask(port, "CONFIG", "SET", "repl-diskless-load", "on-empty-db")
     events = again(command)
     assert [event["nodes"] for event in events if event["event"] == "settings.restored"] == [6]
     assert "steps.ran" not in names(events)
@@ -160,12 +160,12 @@ def test_settings_of_an_interrupted_formation_are_restored(command: Command) -> 
 
 
 def test_a_setting_of_ones_own_is_what_is_restored(command: Command) -> None:
-    own = ("--set", "cluster-node-timeout=7000", "--set", "repl-ping-replica-period=3")
+    own = ("--set", "cluster-node-timeout=7000", "--set", "repl-diskless-sync-delay=3")
     command.ok(*CREATE, *own)
     ask(ports(command)[5], "CONFIG", "SET", "cluster-node-timeout", 500)
     again(command, *own)
     assert {setting(port, "cluster-node-timeout") for port in ports(command)} == {"7000"}
-    assert {setting(port, "repl-ping-replica-period") for port in ports(command)} == {"3"}
+    assert {setting(port, "repl-diskless-sync-delay") for port in ports(command)} == {"3"}
 
 
 @pytest.mark.slow

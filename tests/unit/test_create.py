@@ -115,7 +115,7 @@ async def test_the_window_is_open_while_it_forms_and_shut_afterwards(lab: Lab) -
     assert lab.setting("cluster-node-timeout") == {"7000"}
     assert lab.setting("repl-diskless-sync-delay") == {"3"}
     assert lab.setting("cluster-ping-interval") == {"0"}
-    assert lab.setting("repl-ping-replica-period") == {"10"}
+    assert lab.setting("repl-diskless-load") == {"disabled"}
 
 
 async def test_a_healthy_cluster_is_verified_and_not_touched(lab: Lab) -> None:

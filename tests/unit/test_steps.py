@@ -8,11 +8,11 @@ import pytest
 
 from bootstrap.judging.simulation import Simulation, settle
 from bootstrap.judging.steps import (
-    HUBS,
-    MESH_UP_TO,
+    MEETINGS_AT_ONCE,
     AddSlots,
     Forget,
     Meet,
+    Nudge,
     Replicate,
     SetEpoch,
     Step,
@@ -59,6 +59,8 @@ def test_blank_nodes_get_epochs_and_slots_and_meet_nobody_yet() -> None:
         "valkey1 CLUSTER SET-CONFIG-EPOCH 4",
         "valkey2 CLUSTER SET-CONFIG-EPOCH 1",
         "valkey3 CLUSTER SET-CONFIG-EPOCH 2",
+        "valkey0 FUNCTION FLUSH",
+        "valkey1 FUNCTION FLUSH",
         "valkey0 CLUSTER ADDSLOTSRANGE 0 8191",
         "valkey1 CLUSTER ADDSLOTSRANGE 8192 16383",
     ]
@@ -89,16 +91,42 @@ def test_then_all_meet_and_then_replicas_follow() -> None:
     assert following(simulation) == ()
 
 
-def test_large_clusters_are_introduced_by_hubs() -> None:
-    plan = make_plan(MESH_UP_TO + 2, 0)
+def test_only_so_many_meet_at_once_and_then_those_who_are_still_strangers() -> None:
+    plan = make_plan(110, 0)
     simulation = Simulation.of(plan.nodes)
     run(simulation, *following(simulation, plan))
-    meetings = [step for step in following(simulation, plan) if isinstance(step, Meet)]
-    assert {step.node for step in meetings} == {node.name for node in plan.nodes[:HUBS]}
-    for hub in plan.nodes[:HUBS]:
-        assert {step.peer for step in meetings if step.node == hub.name} == {
-            n.name for n in plan.nodes[hub.index + 1 :]
-        }
+    first = following(simulation, plan)
+    assert len(first) == MEETINGS_AT_ONCE
+    simulation.held = True
+    run(simulation, *first)
+    second = following(simulation, plan)
+    assert len(first) + len(second) == 110 * 109 // 2
+    assert {(s.node, s.peer) for s in first if isinstance(s, Meet)}.isdisjoint(
+        (s.node, s.peer) for s in second if isinstance(s, Meet)
+    )
+    simulation.held = False
+    assert following(simulation, plan) == (), "gossip has told everybody of everybody"
+
+
+def test_a_primary_of_others_is_nudged_when_it_is_followed() -> None:
+    ports = range(7000, 7004)
+    members = [Member(Address("127.0.0.1", port), "127.0.0.1", port + 10000, Place(f"h{port}")) for port in ports]
+    plan = plan_members(members, 1, ServerInfo("valkey", (9, 1, 0), ""))
+    simulation = Simulation.of(plan.nodes)
+    played = settle(plan, simulation)
+    assert not [step for step in played if "FLUSH" in step.command], "nothing is flushed on servers of others"
+    nudges = [step for step in played if isinstance(step, Nudge)]
+    assert {step.node for step in nudges} == {node.name for node in plan.primaries}
+    assert all(played.index(nudge) > played.index(step) for nudge in nudges for step in played
+               if isinstance(step, Replicate))  # fmt: skip
+    assert following(simulation, plan) == ()
+
+
+def test_who_has_written_is_not_asked_to_write() -> None:
+    simulation = Simulation.of(PLAN.nodes)
+    simulation.put("valkey0", "key", "value")
+    simulation.set_epoch("valkey1", 7)
+    assert not [step for step in following(simulation) if "FLUSH" in step.command]
 
 
 def test_the_bus_port_is_named_where_it_is_not_the_usual_one() -> None:
