@@ -10,11 +10,11 @@ Names are dotted and in the past tense. The fields of each:
 ``phase.started``      ``phase title total``
 ``phase.progressed``   ``phase done total reason``: how far, and what is still missing
 ``phase.finished``     ``phase title seconds``: the title now says what was done
-``node.started``       ``node address``
+``node.started``       ``node address role``: the role that it is planned for
 ``node.answered``      ``node address``
 ``steps.ran``          ``steps``: the formation commands of one round, as text
 ``settings.restored``  ``nodes``: how many nodes have their configured values again
-``cluster.ready``      ``seconds created``: proven; whether this call made it
+``cluster.ready``      ``seconds created floor``: proven; whether this call made it; see `Timeline.floor`
 ``rollback.started``   ``reason``
 ``rollback.finished``  ``left logs``: what could not be removed, and where the logs were kept
 =====================  ==============================================================================
@@ -46,42 +46,91 @@ class Event:
 Observer = Callable[[Event], object]
 
 
+WRITABLE_SECONDS = 2.0
+"""How long a server that was just started refuses to call itself ok as a primary (``CLUSTER_WRITABLE_DELAY``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A finished part of an operation: ``started`` and ``seconds`` relative to the operation's begin."""
+    """A finished part of an operation.
+
+    Args:
+        name: one of the phases.
+        title: what was done.
+        started: seconds from the operation's begin.
+        seconds: how long it took.
+        waited_for: what was missing last, in words; "" if nothing was waited for.
+    """
 
     name: str
     title: str
     started: float
     seconds: float
+    waited_for: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "phase": self.name,
+            "title": self.title,
+            "started": self.started,
+            "seconds": self.seconds,
+            "waited_for": self.waited_for or None,
+        }
 
 
 @dataclass(slots=True)
 class Timeline:
-    """An observer that keeps the finished phases and the warnings of an operation."""
+    """An observer that keeps the finished phases and the warnings of an operation.
+
+    Args:
+        phases: the finished ones, in order.
+        warnings: their messages.
+        last_start: when the last planned primary was started, seconds from the operation's begin; None if none was.
+    """
 
     phases: list[Phase] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    last_start: float | None = None
+    _reasons: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
-        if event.name == "phase.finished":
-            seconds = event.fields["seconds"]
-            self.phases.append(
-                Phase(event.fields["phase"], event.fields["title"], round(event.at - seconds, 3), seconds)
-            )
-        elif event.name == "warning.raised":
-            self.warnings.append(event.fields["message"])
+        fields = event.fields
+        match event.name:
+            case "phase.started":
+                self._reasons[fields["phase"]] = ""
+            case "phase.progressed":
+                self._reasons[fields["phase"]] = fields["reason"] or self._reasons.get(fields["phase"], "")
+            case "phase.finished":
+                name, seconds = fields["phase"], fields["seconds"]
+                reason = self._reasons.pop(name, "")
+                self.phases.append(Phase(name, fields["title"], round(event.at - seconds, 3), seconds, reason))
+            case "warning.raised":
+                self.warnings.append(fields["message"])
+            case "node.started" if fields["role"] == "primary":
+                self.last_start = event.at
+            case _:
+                pass
+
+    @property
+    def floor(self) -> float | None:
+        """The earliest that the cluster could be ready, seconds from the operation's begin.
+
+        None where no primary was started, so that nothing but the formation itself takes time.
+        """
+        return None if self.last_start is None else round(self.last_start + WRITABLE_SECONDS, 3)
 
 
 class Reporter:
-    """Stamps events and hands them to the observer and to the ``valkey_bootstrap`` logger.
+    """Stamps events, and hands them to its timeline, to the observer and to the ``valkey_bootstrap`` logger.
 
     An observer that raises ends the operation with its exception: nothing is swallowed.
     """
 
     def __init__(self, cluster: str, observer: Observer | None = None) -> None:
         self.cluster = cluster
+        self.timeline = Timeline()
         self._observer = observer
         self._began = time.monotonic()
 
@@ -93,6 +142,7 @@ class Reporter:
     def emit(self, name: str, **fields: Any) -> None:
         """Tell one event."""
         event = Event(name, self.cluster, round(self.elapsed, 4), MappingProxyType(fields))
+        self.timeline(event)
         if _log.isEnabledFor(logging.DEBUG):
             _log_event(event)
         if self._observer is not None:

@@ -98,9 +98,18 @@ def _show_created(made: Created, look: Look, state_root: str | None) -> None:
         f'Cluster "{made.plan.name}"' if made.deployment.runtime else f"The cluster of {plural(len(nodes), 'server')}"
     )
     if not look.quiet and look.progress not in ("json", "quiet"):
-        style.stderr(look.color).write(f"{where} is {state} ({made.seconds:.1f}s)\n")
+        told = style.stderr(look.color)
+        told.write(f"{where} is {state} ({made.seconds:.1f}s)\n")
+        if look.verbose:
+            told.write("\n".join([*render.timeline_lines(made.timeline, made.seconds), ""]))
     if look.output == "json":
-        outcome = {"created": made.made, "changed": made.changed, "seconds": round(made.seconds, 3)}
+        outcome = {
+            "created": made.made,
+            "changed": made.changed,
+            "seconds": round(made.seconds, 3),
+            "floor": made.timeline.floor,
+            "phases": [phase.as_dict() for phase in made.timeline.phases],
+        }
         print_lines([render.as_json(status.as_dict() | outcome)])
     elif look.output == "env":
         print_lines(render.environment_text(made.plan.name, nodes))

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bootstrap.cli.style import Style, columns
+from bootstrap.events import WRITABLE_SECONDS
 from bootstrap.planning.addressing import HOST_GATEWAY, Address, NodeAddresses
 from bootstrap.planning.plan import Creation, Plan
 from bootstrap.planning.slots import SlotRange, format_ranges, key_slot
 from bootstrap.planning.text import plural
 
 if TYPE_CHECKING:
+    from bootstrap.events import Timeline
     from bootstrap.operations.status import NodeStatus, Status
     from bootstrap.runtimes.base import Record
 
@@ -71,6 +73,17 @@ def plan_text(plan: Plan, style: Style, commands: Sequence[str] = ()) -> Iterabl
     yield ""
     count = f"{len(plan.creations)} to create" if plan.creations else f"{plural(len(plan.nodes), 'server')} to form"
     yield f"Plan: {count}. Nothing was changed."
+
+
+def timeline_lines(timeline: Timeline, seconds: float) -> list[str]:
+    """Where the time went: a line for each phase, what it waited for last, and the floor."""
+    rows = [(phase.started, f"{phase.seconds:.2f}s", phase.title, phase.waited_for) for phase in timeline.phases]
+    if timeline.floor is not None:
+        why = "a primary that was just started is not writable sooner"
+        rows.append((timeline.floor, "", f"Floor: {WRITABLE_SECONDS:.1f} s after the last primary's start", why))
+    rows.append((seconds, "", "Ready", ""))
+    lines = [(f"{at:6.2f}s", took, what, reason) for at, took, what, reason in sorted(rows, key=lambda row: row[0])]
+    return columns([("     at", "took", "what", "waited for"), *lines])
 
 
 def what_runs(plan: Plan) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bootstrap.events import Reporter
 from bootstrap.judging.agreement import Agreement, DoubtKind, summarize
@@ -73,7 +73,8 @@ def formation_phases(plan: Plan, reporter: Reporter) -> Iterator[Callable[[Agree
                 part = left[0]
                 running = outer.enter_context(ExitStack())
                 phase = running.enter_context(reporter.phase(part.name, part.title, part.done, total=total))
-            lacking = {doubt.node for doubt in agreement.of("silent", "mode", *left[0].clears)}
-            phase.progress(max(0, total - len(lacking)), summarize(agreement, total))
+            here = replace(agreement, doubts=agreement.of("silent", "mode", *left[0].clears))
+            lacking = {doubt.node for doubt in here.doubts}
+            phase.progress(max(0, total - len(lacking)), summarize(here, total) or summarize(agreement, total))
 
         yield tell

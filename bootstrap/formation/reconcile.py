@@ -87,17 +87,17 @@ async def reconcile(plan: Plan, clients: Clients, reporter: Reporter, goal: Goal
         if steps:
             reporter.emit("steps.ran", steps=tuple(f"{step.node}: {' '.join(step.command)}" for step in steps))
             await run_steps(clients, steps)
+        if any(isinstance(step, (SetEpoch, AddSlots)) for step in steps):
+            # The rules have more to say at once.
+            continue
         if tempo is not None:
-            await tempo.keep(views, agreement)
+            await tempo.keep(views, agreement, met=any(isinstance(step, Meet) for step in steps))
         await _until_worth_a_look(plan, clients, agreement, steps)
 
 
 async def _until_worth_a_look(plan: Plan, clients: Clients, agreement: Agreement, steps: Sequence[Step]) -> None:
     """Glance at the nodes until a look may show something new: looks cost the servers, too, the square of the nodes."""
     asked: Asked = ""
-    if any(isinstance(step, (SetEpoch, AddSlots)) for step in steps):
-        # The rules have more to say at once.
-        return
     if any(isinstance(step, Meet) for step in steps):
         asked = "meet"
     elif any(isinstance(step, Replicate) for step in steps):

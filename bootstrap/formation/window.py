@@ -128,11 +128,11 @@ class Tempo:
         self._pace = window.pace
         self._settling: set[str] = set()
 
-    async def keep(self, views: Views, agreement: Agreement) -> None:
-        """Do what the last look calls for."""
+    async def keep(self, views: Views, agreement: Agreement, *, met: bool) -> None:
+        """Do what the last look calls for; nothing for the sake of what is unknown where nodes met since then."""
         if self._pace == BRISK and strained(agreement, self._clients.round_trip):
             await self._calm_down()
-        if self._pace != CALM:
+        if self._pace != CALM or met:
             return
         await self._settle(ready_to_settle(views, agreement))
         if named := [name for name in speakers(views, agreement) if self._may_set(name, "cluster-ping-interval")]:

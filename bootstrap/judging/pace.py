@@ -24,6 +24,10 @@ SLOW_SECONDS = 0.25
 """A round trip that takes longer means that the machine does not keep up."""
 
 
+STRAGGLERS = 0.1
+"""The share of nodes that may still be linking when others speak."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """Times in milliseconds: how long a node is not pinged at most, and how long it may be silent before it is flagged.
@@ -61,11 +65,12 @@ def strained(agreement: Agreement, round_trip: float) -> bool:
 def speakers(views: Views, agreement: Agreement) -> tuple[str, ...]:
     """Who has to speak, in a calm cluster: those of whom somebody has a wrong idea, and those who know too few.
 
-    Nobody while nodes are still being linked, since a ping without a link goes nowhere.
+    Nobody while many nodes are still being linked: a ping without a link goes nowhere, and linking is work enough.
     """
-    if agreement.of("silent", "mode", "identity", "link"):
-        return ()
     nodes = seen(views)
+    linking = {doubt.node for doubt in agreement.of("link")}
+    if agreement.of("silent", "mode", "identity") or len(linking) > len(nodes) * STRAGGLERS:
+        return ()
     named = {doubt.about for doubt in agreement.of("belief", "address")}
     named |= {doubt.node for doubt in agreement.of("unknown")}
     # Before its link is up a replica has no offset to tell.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from bootstrap.judging.views import NodeView, Views, seen
 from bootstrap.planning.addressing import Address
@@ -19,8 +18,10 @@ from bootstrap.planning.spec import BUS_OFFSET
 
 Command = tuple[str, ...]
 
-MEETINGS_AT_ONCE = 5000
-"""All pairs of 100 nodes. More at once keep servers from answering; and of some pairs gossip tells by then."""
+MEETINGS = 50
+"""How many others a node meets at most. Each pair of nodes needs its two links in any case; with all pairs introduced,
+none has to wait until gossip tells it of the other. Beyond that gossip does: half of all pairs are plenty, and servers
+that are told to meet hundreds at once do not answer for seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,23 +189,22 @@ def _slots(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iter
 
 
 def _meetings(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids: Mapping[str, str]) -> Iterator[Meet]:
-    return islice(_missing_meetings(target, nodes, ids), MEETINGS_AT_ONCE)
-
-
-def _missing_meetings(
-    target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids: Mapping[str, str]
-) -> Iterator[Meet]:
-    # Every node meets every other, however many there are. Each pair needs its two links in any case; introduced by a
-    # few, nodes would have to wait until gossip has told them of each other.
     for index, node in enumerate(target):
         known = nodes[node.name].peers
         settled = {peer.id for peer in known.values() if not peer.handshake}
         # A handshake entry dies by itself after the node timeout; until then the meeting is under way.
         pending = {(peer.address.port, peer.bus_port) for peer in known.values() if peer.handshake}
-        for peer in target[index + 1 :]:
+        for peer in _to_meet(target, index):
             where = peer.addresses
             if ids[peer.name] not in settled and (where.meet.port, where.bus_port) not in pending:
                 yield Meet(node.name, peer.name, where.meet, where.bus_port)
+
+
+def _to_meet(target: Sequence[PlannedNode], index: int) -> Sequence[PlannedNode]:
+    """Whom a node introduces itself to: all that come after it, or so many, and then the last ones meet the first."""
+    if len(target) <= 2 * MEETINGS + 1:
+        return target[index + 1 :]
+    return [*target, *target][index + 1 : index + 1 + MEETINGS]
 
 
 def _replications(

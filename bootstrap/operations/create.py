@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bootstrap.errors import Conflict, PortTaken, Taken
-from bootstrap.events import Observer, Reporter
+from bootstrap.events import Observer, Reporter, Timeline
 from bootstrap.formation.window import own_window
 from bootstrap.judging.views import Views
 from bootstrap.operations.deployment import Access, Deployment, deployment_of
@@ -39,9 +39,16 @@ class CreateOptions:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """The outcome: the cluster, its plan, whether this call made it or changed something, and the seconds it took.
+    """The outcome.
 
-    ``views`` is the last look of the proof: what every node said when the cluster was called ready.
+    Args:
+        deployment: the cluster.
+        plan: what was asked for.
+        views: the last look of the proof: what every node said when the cluster was called ready.
+        made: whether this call made it.
+        changed: whether this call changed something.
+        seconds: how long it took.
+        timeline: its phases, and when it could have been ready at the earliest.
     """
 
     deployment: Deployment
@@ -50,6 +57,7 @@ class Created:
     made: bool
     changed: bool
     seconds: float
+    timeline: Timeline
 
 
 async def create(
@@ -127,8 +135,10 @@ class _Creation:
             assert made is not None, "prepare records the cluster"
             deployment = deployment_of(made, runtime, self.access)
             views, changed = await self._start_and_form(plan, made, deployment)
-        reporter.emit("cluster.ready", seconds=round(reporter.elapsed, 3), created=record is None)
-        return Created(deployment, plan, views, record is None, changed, reporter.elapsed)
+        made_here = record is None
+        seconds = reporter.elapsed
+        reporter.emit("cluster.ready", seconds=round(seconds, 3), created=made_here, floor=reporter.timeline.floor)
+        return Created(deployment, plan, views, made_here, changed, seconds, reporter.timeline)
 
     async def _prepare(self, plan: Plan, *, exists: bool) -> Facts:
         if plan.network is None or exists:

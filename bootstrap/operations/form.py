@@ -113,9 +113,11 @@ async def form(
             reporter.emit("note.made", message=assumption)
         formation = Formation(plan, clients, access.connect, reporter, deadline, vantages=(LocalVantage(),), ours=False)
         views, formed = await form_and_prove(formation, await foreign_window(clients))
-    reporter.emit("cluster.ready", seconds=round(reporter.elapsed, 3), created=formed)
+    seconds = reporter.elapsed
+    reporter.emit("cluster.ready", seconds=round(seconds, 3), created=formed, floor=None)
     nodes = tuple(Node(n.name, n.index, n.host, n.zone, n.addresses) for n in plan.nodes)
-    return Created(Deployment(reporter.cluster, None, access, nodes), plan, views, formed, formed, reporter.elapsed)
+    deployment = Deployment(reporter.cluster, None, access, nodes)
+    return Created(deployment, plan, views, formed, formed, seconds, reporter.timeline)
 
 
 async def _survey(

@@ -67,7 +67,7 @@ async def _start_and_await(start: _Start) -> None:
     async def bring_up(node: PlannedNode) -> None:
         await runtime.start(plan.name, node, {CONFIG_FILE: render_config(node)})
         started.add(node.name)
-        reporter.emit("node.started", node=node.name, address=str(node.addresses.control))
+        reporter.emit("node.started", node=node.name, address=str(node.addresses.control), role=node.role)
         while not await _answers(start.clients, node.name):
             await anyio.sleep(0.02)
         del waiting[node.name]

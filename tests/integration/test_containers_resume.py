@@ -235,7 +235,7 @@ def test_settings_of_an_interrupted_formation_are_restored(kept: Kept) -> None:
     ports = kept.ports
     low = {"cluster-node-timeout": 500, "cluster-ping-interval": 100, "repl-diskless-sync-delay": 0}
     for port in ports:
-        for name, value in {**low, "repl-diskless-load": "on-empty-db"}.items():
+        for name, value in low.items():
             ask(port, "CONFIG", "SET", name, value)
     events = kept.again()
     assert [event["nodes"] for event in events if event["event"] == "settings.restored"] == [6]

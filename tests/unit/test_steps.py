@@ -8,7 +8,7 @@ import pytest
 
 from bootstrap.judging.simulation import Simulation, settle
 from bootstrap.judging.steps import (
-    MEETINGS_AT_ONCE,
+    MEETINGS,
     AddSlots,
     Forget,
     Meet,
@@ -91,19 +91,18 @@ def test_then_all_meet_and_then_replicas_follow() -> None:
     assert following(simulation) == ()
 
 
-def test_only_so_many_meet_at_once_and_then_those_who_are_still_strangers() -> None:
-    plan = make_plan(110, 0)
+@pytest.mark.parametrize(
+    ("nodes", "pairs"), [(2, 1), (2 * MEETINGS + 1, 5050), (2 * MEETINGS + 2, 5100), (200, 10_000)]
+)
+def test_all_pairs_meet_while_they_are_few(nodes: int, pairs: int) -> None:
+    plan = make_plan(nodes, 0)
     simulation = Simulation.of(plan.nodes)
     run(simulation, *following(simulation, plan))
-    first = following(simulation, plan)
-    assert len(first) == MEETINGS_AT_ONCE
+    meetings = [step for step in following(simulation, plan) if isinstance(step, Meet)]
+    assert len({frozenset((step.node, step.peer)) for step in meetings}) == len(meetings) == pairs
     simulation.held = True
-    run(simulation, *first)
-    second = following(simulation, plan)
-    assert len(first) + len(second) == 110 * 109 // 2
-    assert {(s.node, s.peer) for s in first if isinstance(s, Meet)}.isdisjoint(
-        (s.node, s.peer) for s in second if isinstance(s, Meet)
-    )
+    run(simulation, *meetings)
+    assert following(simulation, plan) == ()
     simulation.held = False
     assert following(simulation, plan) == (), "gossip has told everybody of everybody"
 
