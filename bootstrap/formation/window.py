@@ -18,7 +18,7 @@ from bootstrap.events import Reporter
 from bootstrap.formation.base import ServerError
 from bootstrap.formation.clients import Clients
 from bootstrap.judging.agreement import Agreement
-from bootstrap.judging.pace import BRISK, CALM, Pace, pace_for, ready_to_settle, speakers, strained
+from bootstrap.judging.pace import BRISK, CALM, Pace, pace_for, ready_to_settle, slower, speakers, strained
 from bootstrap.judging.views import Views
 from bootstrap.planning.plan import Plan
 from bootstrap.planning.text import listing
@@ -130,8 +130,9 @@ class Tempo:
 
     async def keep(self, views: Views, agreement: Agreement, *, met: bool) -> None:
         """Do what the last look calls for; nothing for the sake of what is unknown where nodes met since then."""
-        if self._pace == BRISK and strained(agreement, self._clients.round_trip):
-            await self._calm_down()
+        following = slower(self._pace)
+        if following and strained(agreement, self._clients.round_trip):
+            await self._slow_down(following)
         if self._pace != CALM or met:
             return
         await self._settle(ready_to_settle(views, agreement))
@@ -140,12 +141,12 @@ class Tempo:
             await anyio.sleep(SPEAK_SECONDS)
             await self._set(named, "cluster-ping-interval", CALM.ping)
 
-    async def _calm_down(self) -> None:
-        self._pace = CALM
+    async def _slow_down(self, pace: Pace) -> None:
+        self._pace = pace
         trip = f"the last answers took {self._clients.round_trip:.2f} s"
-        self._reporter.emit("note.made", message=f"the servers cannot keep up, {trip}: going on at a calmer pace")
-        for key, value in (("cluster-node-timeout", CALM.timeout), ("cluster-ping-interval", CALM.ping)):
-            await self._set([name for name in self._clients.names if self._may_set(name, key)], key, value)
+        self._reporter.emit("note.made", message=f"the servers cannot keep up, {trip}: going on at a slower pace")
+        for key, value in (("cluster-node-timeout", pace.timeout), ("cluster-ping-interval", pace.ping)):
+            await self._set([name for name in self._clients.names if value and self._may_set(name, key)], key, value)
 
     async def _settle(self, ready: Sequence[str]) -> None:
         """Lower the timeout of these alone: who says ok again after its majority was missing waits that long first."""

@@ -57,6 +57,13 @@ def pace_for(nodes: int, *, pings: bool = True) -> Pace:
     return Pace(0, 500 if nodes <= 12 else 1000 if nodes <= 48 else 2000 if nodes <= 100 else 5000)
 
 
+def slower(pace: Pace) -> Pace | None:
+    """What to go on with where the servers cannot keep up; None where nothing slower would help."""
+    if pace.timeout >= CALM.timeout:
+        return None
+    return CALM if pace.ping else Pace(0, min(4 * pace.timeout, CALM.timeout))
+
+
 def strained(agreement: Agreement, round_trip: float) -> bool:
     """Whether the machine does not keep up: slow answers, or nodes that flag others as failing."""
     return round_trip > SLOW_SECONDS or any("fail?" in doubt.text for doubt in agreement.of("flag"))

@@ -16,6 +16,7 @@ from bootstrap.judging.pace import (
     pace_for,
     read_glance,
     ready_to_settle,
+    slower,
     speakers,
     strained,
     worth_a_look,
@@ -54,6 +55,18 @@ def test_servers_that_cannot_be_told_to_ping_get_a_timeout_that_grows() -> None:
     timeouts = [pace_for(count, pings=False).timeout for count in (6, 13, 49, 101)]
     assert timeouts == sorted(set(timeouts))
     assert CALM.timeout > timeouts[-1]
+
+
+def test_under_strain_it_gets_slower_and_never_without_end() -> None:
+    assert slower(BRISK) == CALM
+    assert slower(CALM) is None
+    pace = pace_for(6, pings=False)
+    timeouts = [pace.timeout]
+    while (following := slower(pace)) is not None:
+        pace = following
+        timeouts.append(pace.timeout)
+    assert timeouts == [500, 2000, 8000, 15000]
+    assert pace.ping == 0
 
 
 def test_slow_answers_and_failing_peers_are_a_strain() -> None:
