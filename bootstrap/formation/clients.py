@@ -15,7 +15,7 @@ from bootstrap.judging.pace import Glance, read_glance
 from bootstrap.judging.views import View, Views
 from bootstrap.planning.addressing import Address
 
-LOOKS_AT_ONCE = 32
+LOOKS_AT_ONCE = 8
 
 
 class Clients:

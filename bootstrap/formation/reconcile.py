@@ -90,9 +90,11 @@ async def reconcile(plan: Plan, clients: Clients, reporter: Reporter, goal: Goal
         if any(isinstance(step, (SetEpoch, AddSlots)) for step in steps):
             # The rules have more to say at once.
             continue
+        spoke = False
         if tempo is not None:
-            await tempo.keep(views, agreement, met=any(isinstance(step, Meet) for step in steps))
-        await _until_worth_a_look(plan, clients, agreement, steps)
+            spoke = await tempo.keep(views, agreement, met=any(isinstance(step, Meet) for step in steps))
+        if not spoke:
+            await _until_worth_a_look(plan, clients, agreement, steps)
 
 
 async def _until_worth_a_look(plan: Plan, clients: Clients, agreement: Agreement, steps: Sequence[Step]) -> None:

@@ -128,18 +128,25 @@ class Tempo:
         self._pace = window.pace
         self._settling: set[str] = set()
 
-    async def keep(self, views: Views, agreement: Agreement, *, met: bool) -> None:
-        """Do what the last look calls for; nothing for the sake of what is unknown where nodes met since then."""
+    async def keep(self, views: Views, agreement: Agreement, *, met: bool) -> bool:
+        """Do what the last look calls for; whether nodes spoke, so that another look is due.
+
+        Args:
+            views: the last look.
+            agreement: what it gave.
+            met: nodes met since then, so that what was unknown is no reason to speak.
+        """
         following = slower(self._pace)
         if following and strained(agreement, self._clients.round_trip):
             await self._slow_down(following)
         if self._pace != CALM or met:
-            return
+            return False
         await self._settle(ready_to_settle(views, agreement))
         if named := [name for name in speakers(views, agreement) if self._may_set(name, "cluster-ping-interval")]:
             await self._set(named, "cluster-ping-interval", BRISK.ping)
             await anyio.sleep(SPEAK_SECONDS)
             await self._set(named, "cluster-ping-interval", CALM.ping)
+        return bool(named)
 
     async def _slow_down(self, pace: Pace) -> None:
         self._pace = pace

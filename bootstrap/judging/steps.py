@@ -18,10 +18,12 @@ from bootstrap.planning.spec import BUS_OFFSET
 
 Command = tuple[str, ...]
 
-MEETINGS = 50
-"""How many others a node meets at most. Each pair of nodes needs its two links in any case; with all pairs introduced,
-none has to wait until gossip tells it of the other. Beyond that gossip does: half of all pairs are plenty, and servers
-that are told to meet hundreds at once do not answer for seconds."""
+MESH_UP_TO = 100
+"""Up to this many nodes every node meets every other: none has to wait until gossip tells it of another one. Above,
+most of those meetings would cross what gossip tells meanwhile, and servers are busy with handshakes made twice."""
+
+HUBS = 2
+"""How many nodes introduce all the others in a larger cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,22 +191,16 @@ def _slots(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iter
 
 
 def _meetings(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids: Mapping[str, str]) -> Iterator[Meet]:
-    for index, node in enumerate(target):
+    hubs = len(target) if len(target) <= MESH_UP_TO else HUBS
+    for index, node in enumerate(target[:hubs]):
         known = nodes[node.name].peers
         settled = {peer.id for peer in known.values() if not peer.handshake}
         # A handshake entry dies by itself after the node timeout; until then the meeting is under way.
         pending = {(peer.address.port, peer.bus_port) for peer in known.values() if peer.handshake}
-        for peer in _to_meet(target, index):
+        for peer in target[index + 1 :]:
             where = peer.addresses
             if ids[peer.name] not in settled and (where.meet.port, where.bus_port) not in pending:
                 yield Meet(node.name, peer.name, where.meet, where.bus_port)
-
-
-def _to_meet(target: Sequence[PlannedNode], index: int) -> Sequence[PlannedNode]:
-    """Whom a node introduces itself to: all that come after it, or so many, and then the last ones meet the first."""
-    if len(target) <= 2 * MEETINGS + 1:
-        return target[index + 1 :]
-    return [*target, *target][index + 1 : index + 1 + MEETINGS]
 
 
 def _replications(

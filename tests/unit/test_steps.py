@@ -8,7 +8,8 @@ import pytest
 
 from bootstrap.judging.simulation import Simulation, settle
 from bootstrap.judging.steps import (
-    MEETINGS,
+    HUBS,
+    MESH_UP_TO,
     AddSlots,
     Forget,
     Meet,
@@ -91,20 +92,16 @@ def test_then_all_meet_and_then_replicas_follow() -> None:
     assert following(simulation) == ()
 
 
-@pytest.mark.parametrize(
-    ("nodes", "pairs"), [(2, 1), (2 * MEETINGS + 1, 5050), (2 * MEETINGS + 2, 5100), (200, 10_000)]
-)
-def test_all_pairs_meet_while_they_are_few(nodes: int, pairs: int) -> None:
-    plan = make_plan(nodes, 0)
+def test_large_clusters_are_introduced_by_hubs() -> None:
+    plan = make_plan(MESH_UP_TO + 2, 0)
     simulation = Simulation.of(plan.nodes)
     run(simulation, *following(simulation, plan))
     meetings = [step for step in following(simulation, plan) if isinstance(step, Meet)]
-    assert len({frozenset((step.node, step.peer)) for step in meetings}) == len(meetings) == pairs
-    simulation.held = True
-    run(simulation, *meetings)
-    assert following(simulation, plan) == ()
-    simulation.held = False
-    assert following(simulation, plan) == (), "gossip has told everybody of everybody"
+    assert {step.node for step in meetings} == {node.name for node in plan.nodes[:HUBS]}
+    for hub in plan.nodes[:HUBS]:
+        assert {step.peer for step in meetings if step.node == hub.name} == {
+            n.name for n in plan.nodes[hub.index + 1 :]
+        }
 
 
 def test_a_primary_of_others_is_nudged_when_it_is_followed() -> None:
