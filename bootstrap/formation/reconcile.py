@@ -41,7 +41,7 @@ def poll_seconds(nodes: int) -> float:
 
 def longest_seconds(nodes: int) -> float:
     """How long to go without a look, however little the glances promise: linking takes the longest, and grows."""
-    return max(1.0, 0.02 * nodes)
+    return max(2.0, 0.02 * nodes)
 
 
 @dataclass(frozen=True, slots=True)

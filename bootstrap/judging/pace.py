@@ -141,11 +141,11 @@ def worth_a_look(glances: Glances, before: Glances, agreement: Agreement, *, rep
         asked: what the steps after it asked for.
     """
     answers = [glance for glance in glances if glance is not None]
-    if len(answers) < len(glances) or glances == before:
-        # Nothing moves any more: a look shows who has to be helped.
+    if len(answers) < len(glances):
         return True
     if asked == "meet" or agreement.of("unknown", "link"):
-        return all(glance.known >= len(answers) for glance in answers)
+        # Where nothing moves any more, a look shows who has to be helped.
+        return glances == before or all(glance.known >= len(answers) for glance in answers)
     if asked == "replicate" or agreement.of("replication"):
         return sum(glance.link == "up" for glance in answers) >= replicas
     if agreement.of("state") and not agreement.of("belief", "hidden", "address"):
