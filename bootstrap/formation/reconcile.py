@@ -23,6 +23,9 @@ from bootstrap.planning.text import listing
 
 Settled = Callable[[Agreement], bool]
 
+EARLY_SECONDS = 0.1
+"""Servers count from a moment before their start is known here."""
+
 
 def everything(agreement: Agreement) -> bool:
     """Nothing is missing."""
@@ -93,8 +96,18 @@ async def reconcile(plan: Plan, clients: Clients, reporter: Reporter, goal: Goal
         spoke = False
         if tempo is not None:
             spoke = await tempo.keep(views, agreement, met=any(isinstance(step, Meet) for step in steps))
-        if not spoke:
-            await _until_worth_a_look(plan, clients, agreement, steps)
+        if spoke:
+            continue
+        if not steps and all(doubt.kind == "state" for doubt in agreement.doubts):
+            await _until_floor(reporter)
+        await _until_worth_a_look(plan, clients, agreement, steps)
+
+
+async def _until_floor(reporter: Reporter) -> None:
+    """Servers that were just started refuse to say ok for a known time: nobody needs to be asked before."""
+    floor = reporter.timeline.floor
+    if floor is not None:
+        await anyio.sleep(max(0.0, floor - EARLY_SECONDS - reporter.elapsed))
 
 
 async def _until_worth_a_look(plan: Plan, clients: Clients, agreement: Agreement, steps: Sequence[Step]) -> None:
