@@ -85,6 +85,8 @@ def _not_empty(node: PlannedNode, target: Sequence[PlannedNode], views: Views, *
 def _foreign_peers(node: PlannedNode, target: Sequence[PlannedNode], views: Views, *, ours: bool) -> Iterator[Fault]:
     members = {each.id for each in seen(views).values()}
     ports = {each.addresses.meet.port for each in target}
+    # Most likely the ones that were not seen: who they are is not known, and they have a fault of their own.
+    unseen = {each.addresses.meet.port for each in target if each.name not in seen(views)}
 
     def lost(peer: Peer) -> bool:
         # One of this cluster under an id that it had before its data was lost. On servers of others only a dead one
@@ -94,7 +96,7 @@ def _foreign_peers(node: PlannedNode, target: Sequence[PlannedNode], views: View
     strangers = [
         f"{peer.id[:8]} at {peer.address}"
         for peer in seen(views)[node.name].peers.values()
-        if peer.id not in members and not peer.handshake and not lost(peer)
+        if peer.id not in members and not peer.handshake and not lost(peer) and peer.address.port not in unseen
     ]
     if strangers:
         yield Fault(node.name, "peers", f"already knows {listing(strangers, 3)}, which this command was not given")

@@ -192,15 +192,29 @@ def _slots(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iter
 
 def _meetings(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids: Mapping[str, str]) -> Iterator[Meet]:
     hubs = len(target) if len(target) <= MESH_UP_TO else HUBS
-    for index, node in enumerate(target[:hubs]):
-        known = nodes[node.name].peers
-        settled = {peer.id for peer in known.values() if not peer.handshake}
-        # A handshake entry dies by itself after the node timeout; until then the meeting is under way.
-        pending = {(peer.address.port, peer.bus_port) for peer in known.values() if peer.handshake}
+    settled = {name: {peer.id for peer in view.peers.values() if not peer.handshake} for name, view in nodes.items()}
+    # A handshake entry dies by itself after the node timeout; until then the meeting is under way.
+    pending = {
+        name: {(peer.address.port, peer.bus_port) for peer in view.peers.values() if peer.handshake}
+        for name, view in nodes.items()
+    }
+
+    def strange(one: PlannedNode, other: PlannedNode) -> bool:
+        where = other.addresses
+        met = (where.meet.port, where.bus_port) in pending[one.name]
+        return not met and ids[other.name] not in settled[one.name]
+
+    for index, hub in enumerate(target[:hubs]):
         for peer in target[index + 1 :]:
-            where = peer.addresses
-            if ids[peer.name] not in settled and (where.meet.port, where.bus_port) not in pending:
-                yield Meet(node.name, peer.name, where.meet, where.bus_port)
+            if strange(hub, peer):
+                yield _meet(hub, peer)
+            elif ids[peer.name] in settled[hub.name] and strange(peer, hub):
+                # A MEET that was lost on its way leaves one that knows the other, and pings in vain.
+                yield _meet(peer, hub)
+
+
+def _meet(node: PlannedNode, peer: PlannedNode) -> Meet:
+    return Meet(node.name, peer.name, peer.addresses.meet, peer.addresses.bus_port)
 
 
 def _replications(

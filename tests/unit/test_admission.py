@@ -154,6 +154,13 @@ def test_a_server_that_cannot_be_judged_does_not_hide_the_faults_of_others() -> 
 
 
 @both
+def test_who_cannot_be_seen_is_no_stranger_to_the_others(ours: bool) -> None:
+    views = dict(formed().views())
+    silence(views)
+    assert [(fault.node, fault.kind) for fault in admit(PLAN, views, ours=ours)] == [("valkey1", "silent")]
+
+
+@both
 def test_a_member_that_lost_its_data_is_taken_back(ours: bool) -> None:
     simulation = formed()
     simulation.lose("valkey2")

@@ -92,6 +92,17 @@ def test_then_all_meet_and_then_replicas_follow() -> None:
     assert following(simulation) == ()
 
 
+def test_whom_only_one_side_knows_is_introduced_from_the_other() -> None:
+    simulation = formed()
+    # A MEET that got lost: valkey0 knows valkey3, which has never heard of it.
+    del simulation.nodes["valkey3"].peers[simulation.nodes["valkey0"].id]
+    simulation.held = True
+    where = PLAN.nodes[0].addresses.meet
+    assert following(simulation) == (Meet("valkey3", "valkey0", where, where.port + 10000),)
+    run(simulation, *following(simulation))
+    assert following(simulation) == (), "it is under way"
+
+
 def test_large_clusters_are_introduced_by_hubs() -> None:
     plan = make_plan(MESH_UP_TO + 2, 0)
     simulation = Simulation.of(plan.nodes)
