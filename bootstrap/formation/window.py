@@ -106,7 +106,8 @@ async def fast_window(window: Window, clients: Clients, reporter: Reporter) -> A
         await _open(window, clients, reporter)
         yield Tempo(window, clients, reporter)
     except BaseException:
-        for node, fault in (await _restore_in_time(window, clients, reporter)).items():
+        # One try: what does not answer now has been waited for, and is most likely about to be removed.
+        for node, fault in (await _restore_in_time(window, clients, reporter, patient=False)).items():
             reporter.warn(f"{node} keeps formation settings: {fault}")
         raise
     await restore(window, clients, reporter)
@@ -180,7 +181,7 @@ async def restore(window: Window, clients: Clients, reporter: Reporter) -> None:
     Raises:
         NodeFailed: the nodes that do not have their configured values.
     """
-    if faults := await _restore_in_time(window, clients, reporter):
+    if faults := await _restore_in_time(window, clients, reporter, patient=True):
         raise NodeFailed(
             f"formation settings were not restored on {listing(list(faults))}",
             code="settings-not-restored",
@@ -198,22 +199,27 @@ async def _open(window: Window, clients: Clients, reporter: Reporter) -> None:
         for name, found in values.items()
         if found
     }
-    await clients.run_checked({name: list_ for name, list_ in commands.items() if list_})
+    await clients.run_checked({name: list_ for name, list_ in commands.items() if list_}, patient=True)
 
 
-async def _restore_in_time(window: Window, clients: Clients, reporter: Reporter) -> dict[str, str]:
+async def _restore_in_time(window: Window, clients: Clients, reporter: Reporter, *, patient: bool) -> dict[str, str]:
+    faults = dict.fromkeys(clients.names, f"no answer within {RESTORE_SECONDS:g} s")
     with anyio.move_on_after(RESTORE_SECONDS, shield=True):
-        return await _restore(window, clients, reporter)
-    return dict.fromkeys(clients.names, f"no answer within {RESTORE_SECONDS:g} s")
+        faults, busy = await _restore(window, clients, reporter)
+        # Servers that have just formed a large cluster may be late.
+        while busy and patient:
+            faults, busy = await _restore(window, clients, reporter)
+    return faults
 
 
-async def _restore(window: Window, clients: Clients, reporter: Reporter) -> dict[str, str]:
-    wrong = await _differing(window, clients)
+async def _restore(window: Window, clients: Clients, reporter: Reporter) -> tuple[dict[str, str], bool]:
+    """What is still wrong by node, and whether a node was too busy to answer."""
+    wrong, busy = await _differing(window, clients)
     if commands := {name: _settings(found) for name, found in wrong.items() if found}:
         await each(commands, lambda name: clients.run(name, *commands[name]))
         reporter.emit("settings.restored", nodes=len(commands))
-        wrong = await _differing(window, clients)
-    return {name: _words(found) for name, found in wrong.items() if found is None or found}
+        wrong, busy = await _differing(window, clients)
+    return {name: _words(found) for name, found in wrong.items() if found is None or found}, busy
 
 
 def _settings(values: Mapping[str, str]) -> list[tuple[str, ...]]:
@@ -224,26 +230,27 @@ def _words(found: Mapping[str, str] | None) -> str:
     return "cannot be asked" if found is None else ", ".join(f"{key} is not {value}" for key, value in found.items())
 
 
-async def _differing(window: Window, clients: Clients) -> dict[str, dict[str, str] | None]:
-    """By node: the configured values that it does not have now; None for a node that cannot be asked."""
+async def _differing(window: Window, clients: Clients) -> tuple[dict[str, dict[str, str] | None], bool]:
+    """By node: the configured values that it does not have now, None if it cannot be asked; and whether one is busy."""
     results, errors = await each(clients.names, lambda name: _values(name, clients, window.opened))
     differing: dict[str, dict[str, str] | None] = dict.fromkeys(errors)
     for name, values in results.items():
         expected = window.closed[name].items()
         differing[name] = {key: value for key, value in expected if (values or {}).get(key, value) != value}
-    return differing
+    return differing, any(error.code == "no-answer" for error in errors.values())
 
 
 async def _read(clients: Clients, keys: Iterable[str]) -> dict[str, dict[str, str] | None]:
-    """By node: its values of the settings that it knows; None where CONFIG is refused.
+    """By node: its values of the settings that it knows; None where CONFIG is refused, none where it does not answer.
 
     Raises:
-        NodeFailed: a node that cannot be asked.
+        NodeFailed: a node that cannot be reached.
     """
     results, errors = await each(clients.names, lambda name: _values(name, clients, keys))
     for error in errors.values():
-        raise error
-    return results
+        if error.code != "no-answer":
+            raise error
+    return {name: results.get(name, {}) for name in clients.names}
 
 
 async def _values(name: str, clients: Clients, keys: Iterable[str]) -> dict[str, str] | None:

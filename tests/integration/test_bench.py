@@ -1,0 +1,104 @@
+"""scripts/bench: that it measures, and not how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts._bench.failures import Failure
+from scripts._bench.machine import ROOM, await_room, connections_of
+from scripts._bench.witness import CLOCKS, Shape, read_view
+
+from .conftest import find_server
+
+VIEW = """\
+a 127.0.0.1:1@11 myself,master - 0 0 4 connected 0-5460
+b 127.0.0.1:2@12 master - 0 0 5 connected 5461-10922
+c 127.0.0.1:3@13 master - 0 0 6 connected 10923-16382 16383
+d 127.0.0.1:4@14 slave b 0 0 5 connected
+e 127.0.0.1:5@15 slave c 0 0 6 connected
+f 127.0.0.1:6@16 slave a 0 0 4 connected
+"""
+
+
+def bench(*arguments: str | Path) -> str:
+    """Run it to its end; what it prints."""
+    line = [sys.executable, "-P", "-m", "scripts._bench", *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+def test_measures_both_tools_and_draws(valkey_cli: str, tmp_path: Path) -> None:
+    find_server("valkey-9.1")  # its own default
+    file, picture, again = tmp_path / "bench.json", tmp_path / "bench.svg", tmp_path / "again.svg"
+    printed = bench(
+        "--nodes", "3,6", "--runs", "1", "--case", "up", "--up", "1", "--json", file, "--picture", picture
+    )  # fmt: skip
+    text = file.read_text()
+    document: dict[str, Any] = json.loads(text)
+    runs = {(run["tool"], run["nodes"]): run for run in document["runs"]}
+    assert runs.keys() == set(product(("ours", "valkey-cli"), (3, 6)))
+    for run in runs.values():
+        assert run["exit_code"] == 0, run["complaint"]
+        assert run["left"] == {}
+        assert all(0 <= run["clocks"][clock] <= run["ready"] < 120 for clock in CLOCKS)
+        assert run["exit"] > 0
+        assert run["cpu_seconds"] > 0
+        assert run["peak_kib"] > 0
+        assert run["client_bytes"] > 0
+    # Neither a folder of this machine nor its binaries.
+    assert "/" not in text
+    assert [line.split()[0] for line in printed.splitlines()[3:5]] == ["3", "6"]
+    assert "valkey-cli" in picture.read_text()
+    assert bench("draw", file, "--picture", again) == printed
+    assert again.read_bytes() == picture.read_bytes()
+
+
+def test_a_view_counts_when_it_is_complete() -> None:
+    shape = Shape.of(6)
+    view = read_view(VIEW.encode(), shape)
+    assert view is not None
+    assert not view.replica
+    moved = read_view(VIEW.replace("myself,master", "master").replace("slave b", "myself,slave b").encode(), shape)
+    assert moved is not None
+    assert moved.replica
+    assert moved.lines == view.lines
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("0-5460", "0-5459"),
+        ("0-5460", ""),
+        (" 16383", " [16383->-a]"),
+        ("slave b", "slave d"),
+        ("slave b", "slave -"),
+        ("slave a", "master -"),
+        ("slave a", "handshake -"),
+        ("slave a", "slave,fail? a"),
+        ("f 127.0.0.1:6@16 slave a 0 0 4 connected\n", ""),
+    ],
+)
+def test_a_view_with_a_flaw_does_not_count(old: str, new: str) -> None:
+    assert old in VIEW
+    assert read_view(VIEW.replace(old, new).encode(), Shape.of(6)) is None
+
+
+def test_a_connection_table_without_room_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "nf_conntrack_count").write_text("0\n")
+    (tmp_path / "nf_conntrack_max").write_text(f"{connections_of(200) / ROOM:.0f}\n")
+    said: list[str] = []
+    with pytest.raises(Failure, match="200 nodes need more than"):
+        await_room(200, said.append, tmp_path)
+    await_room(100, said.append, tmp_path)
+    await_room(200, said.append, tmp_path / "none")
+    assert said == []
