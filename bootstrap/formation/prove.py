@@ -13,7 +13,7 @@ from bootstrap.formation.clients import Clients
 from bootstrap.formation.progress import formation_phases
 from bootstrap.formation.reconcile import Goal, everything, reconcile, writable
 from bootstrap.formation.window import Tempo
-from bootstrap.judging.agreement import Agreement, agree, summarize
+from bootstrap.judging.agreement import Agreement, agree, summarize, taken_over
 from bootstrap.judging.views import NodeView, Views, seen
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.layout import Layout
@@ -69,7 +69,12 @@ async def prove(
             lacking = len({doubt.node for doubt in agreement.doubts})
             phase.progress(total - min(lacking, total), summarize(agreement, total))
 
-        return await reconcile(plan, clients, reporter, Goal(proof.exact, everything, tell_rest), tempo)
+        views = await reconcile(plan, clients, reporter, Goal(proof.exact, everything, tell_rest), tempo)
+    layout = agree(views).layout
+    if proof.exact and layout is not None:
+        for planned, leader in taken_over(layout, plan.layout).items():
+            reporter.warn(f"{leader} took over from {planned}, which did not answer the others while they formed")
+    return views
 
 
 async def write_everywhere(views: Views, clients: Clients, connect: Connect, reporter: Reporter) -> None:

@@ -98,16 +98,16 @@ def conforms(layout: Layout, target: Layout, *, exact: bool) -> tuple[str, ...]:
     Args:
         layout: the story that the nodes agree on.
         target: the one that was asked for.
-        exact: compare who is what; otherwise only nodes, replicas of each shard, and slots covered.
+        exact: compare which nodes make up which shard, and its slots, whoever of them leads it now; otherwise only
+            nodes, replicas of each shard, and slots covered.
     """
     if exact:
-        if layout == target:
-            return ()
+        planned = {frozenset(shard.nodes): shard.slots for shard in target.shards}
         wanted = {shard.primary: shard for shard in target.shards}
         return tuple(
             f"{shard.primary} has {_shard_text(shard)}, planned is {_shard_text(wanted.get(shard.primary))}"
             for shard in layout.shards
-            if wanted.get(shard.primary) != shard
+            if planned.get(frozenset(shard.nodes)) != shard.slots
         )
     found = []
     if len(layout.nodes) != len(target.nodes):
@@ -118,6 +118,13 @@ def conforms(layout: Layout, target: Layout, *, exact: bool) -> tuple[str, ...]:
     if layout.slots != target.slots:
         found.append(f"{layout.slots} slots covered instead of {target.slots}")
     return tuple(found)
+
+
+def taken_over(layout: Layout, target: Layout) -> dict[str, str]:
+    """Who leads a shard instead of the planned primary, by the planned one: a replica took over from it."""
+    leaders = {node: shard.primary for shard in layout.shards for node in shard.nodes}
+    found = {shard.primary: leaders.get(shard.primary, shard.primary) for shard in target.shards}
+    return {planned: leader for planned, leader in found.items() if leader != planned}
 
 
 def summarize(agreement: Agreement, total: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.judging.agreement import Doubt, agree, conforms, summarize
+from bootstrap.judging.agreement import Doubt, agree, conforms, summarize, taken_over
 from bootstrap.judging.simulation import Simulation, settle
 from bootstrap.judging.views import NodeView, Peer, Silent, View
 from bootstrap.planning.addressing import Address
@@ -262,8 +262,9 @@ TARGET = layout(("a", (0, 8191), "c"), ("b", (8192, 16383), "d"))
     [
         (TARGET, (), ()),
         (
+            # A replica took over from its primary.
             layout(("c", (0, 8191), "a"), ("b", (8192, 16383), "d")),
-            ("c has 0-8191 and a, planned is a replica",),
+            (),
             (),
         ),
         (
@@ -294,3 +295,8 @@ TARGET = layout(("a", (0, 8191), "c"), ("b", (8192, 16383), "d"))
 def test_conforming_exactly_and_by_shape(found: Layout, exact: tuple[str, ...], shape: tuple[str, ...]) -> None:
     assert conforms(found, TARGET, exact=True) == exact
     assert conforms(found, TARGET, exact=False) == shape
+
+
+def test_who_took_over_from_whom() -> None:
+    assert taken_over(TARGET, TARGET) == {}
+    assert taken_over(layout(("c", (0, 8191), "a"), ("b", (8192, 16383), "d")), TARGET) == {"a": "c"}
