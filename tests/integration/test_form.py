@@ -6,13 +6,13 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import redis
 
-from .conftest import Command, ask, find_server, free_block, nodes_known_to, setting, until
+from .conftest import VERSIONS, Command, ask, find_server, free_block, nodes_known_to, setting, until
+from .relay import Relay
+from .servers import Server, Servers
 
 pytestmark = pytest.mark.servers
 
@@ -22,56 +22,15 @@ LOGIN = ("requirepass", PASSWORD, "masterauth", PASSWORD)
 QUICK = ("repl-diskless-sync-delay", "0")
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A server of the test's own."""
-
-    port: int
-    process: subprocess.Popen[bytes]
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-
 Start = Callable[..., Server]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a server with settings given as words; all are ended afterwards."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(*settings: str, binary: str = "", cluster: bool = True) -> Server:
-        password = settings[settings.index("requirepass") + 1] if "requirepass" in settings else None
-        while True:
-            port = free_block(1)
-            folder = tmp_path / f"server{port}"
-            folder.mkdir()
-            pairs = zip(settings[::2], settings[1::2], strict=True)
-            words = [word for key, value in pairs for word in (f"--{key}", value)]
-            process = subprocess.Popen(
-                [binary or find_server("valkey-9.1"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder),
-                 "--save", "", "--cluster-enabled", "yes" if cluster else "no", *words],
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            started.append(process)
-
-            def answers(process: subprocess.Popen[bytes] = process, port: int = port) -> bool:
-                try:
-                    return process.poll() is not None or bool(ask(port, "PING", password=password))
-                except redis.ConnectionError:
-                    return False
-
-            until(answers)
-            # Somebody may have been quicker at the port: then another one.
-            if process.poll() is None:
-                return Server(port, process)
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait(10)
+    servers = Servers(tmp_path)
+    yield servers.start
+    servers.close()
 
 
 def addresses(servers: list[Server]) -> list[str]:
@@ -304,3 +263,41 @@ def everything_set(port: int) -> dict[str, str]:
     found = dict(zip(reply[::2], reply[1::2], strict=True))
     # The servers write it themselves when they are made replicas.
     return {name: value for name, value in found.items() if name not in ("replicaof", "slaveof")}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_meeting_that_only_one_of_two_knows_of_is_repeated(command: Command, tmp_path: Path, version: str) -> None:
+    servers = Servers(tmp_path / "servers")
+    with Relay() as relay:
+        try:
+            one = servers.start(binary=find_server(version))
+            doors: list[int] = []
+
+            def announce(port: int) -> list[str]:
+                doors.append(relay.open(port + 10000))
+                return ["cluster-announce-bus-port", str(doors[-1])]
+
+            other = servers.start(binary=find_server(version), announce=announce)
+            door = doors[-1]
+            relay.swallow(door)
+            ask(one.port, "CLUSTER", "SET-CONFIG-EPOCH", 1)
+            ask(other.port, "CLUSTER", "SET-CONFIG-EPOCH", 2)
+            ask(one.port, "CLUSTER", "MEET", "127.0.0.1", other.port, door)
+            # The MEET is sent, and lost; what follows it goes through.
+            until(lambda: "cluster_stats_messages_meet_sent" in str(ask(one.port, "CLUSTER", "INFO")))
+            relay.let_pass(door)
+            until(lambda: not any("handshake" in line.flags for line in nodes_known_to(one.port).values()))
+            command.ok("form", one.address, other.address, "--timeout", 20)
+            assert [len(nodes_known_to(each.port)) for each in (one, other)] == [2, 2]
+        finally:
+            servers.close()
+
+
+def test_a_server_that_is_down_is_blamed_alone(command: Command, start: Start) -> None:
+    started = [start(*QUICK) for _ in range(4)]
+    form = ("form", *addresses(started), "--replicas", "1")
+    command.ok(*form)
+    started[0].end()
+    told = command.fails(5, *form)
+    assert f"{started[0].address} cannot be reached" in told
+    assert "already knows" not in told
