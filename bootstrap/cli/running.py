@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 from bootstrap.cli.options import SPEC_FLAGS, Look
@@ -78,9 +78,12 @@ class _Interruption:
     def __call__(self, signum: int, _frame: object) -> None:
         """Take a signal."""
         if self.signum:
-            self._progress.close()
-            sys.stderr.write(f"\nLeft as it is{'; ' + self._leave_hint if self._leave_hint else ''}\n")
-            sys.stderr.flush()
+            left = f"\nLeft as it is{'; ' + self._leave_hint if self._leave_hint else ''}\n"
+            # The signal may have come in the middle of a line that is being written: then the stream refuses another.
+            with suppress(RuntimeError, OSError):
+                self._progress.close()
+            with suppress(OSError):
+                os.write(2, left.encode(errors="replace"))
             os._exit(128 + signum)
         self.signum = signum
         self._cancel()

@@ -16,7 +16,7 @@ from bootstrap.formation.clients import Clients
 from bootstrap.formation.window import Tempo
 from bootstrap.judging.agreement import Agreement, agree, conforms, summarize
 from bootstrap.judging.pace import Asked, Glances, worth_a_look
-from bootstrap.judging.steps import AddSlots, Command, Forget, Meet, Replicate, SetEpoch, Step, next_steps
+from bootstrap.judging.steps import AddSlots, Command, Forget, Meet, Replicate, SetEpoch, Step, confirmed, next_steps
 from bootstrap.judging.views import Views
 from bootstrap.planning.plan import Plan
 from bootstrap.planning.text import listing
@@ -77,11 +77,12 @@ async def reconcile(plan: Plan, clients: Clients, reporter: Reporter, goal: Goal
     Raises:
         NodeFailed: a node refused a command, or the nodes agree on something else than the plan.
     """
+    doubtful: frozenset[Step] = frozenset()
     while True:
         views = await clients.look()
         agreement = agree(views, plan.announced)
         goal.tell(agreement)
-        steps = next_steps(plan.nodes, views)
+        steps, doubtful = confirmed(next_steps(plan.nodes, views), doubtful)
         # Nodes may agree on half of the way: replicas that are not attached yet are healthy primaries without slots.
         if not steps and agreement.layout and goal.settled(agreement):
             if differences := conforms(agreement.layout, plan.layout, exact=goal.exact):

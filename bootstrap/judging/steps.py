@@ -54,12 +54,16 @@ class AddSlots:
 
 @dataclass(frozen=True, slots=True)
 class Meet:
-    """Introduce `peer` to `node`, at an IP literal (`CLUSTER MEET`)."""
+    """Introduce `peer` to `node`, at an IP literal (`CLUSTER MEET`).
+
+    ``again`` is set where the peer knows the node already, and not the other way round: see `confirmed`.
+    """
 
     node: str
     peer: str
     address: Address
     bus_port: int
+    again: bool = False
 
     @property
     def command(self) -> Command:
@@ -154,6 +158,20 @@ def next_steps(target: Sequence[PlannedNode], views: Views) -> tuple[Step, ...]:
     )
 
 
+def confirmed(steps: Sequence[Step], doubtful: Collection[Step]) -> tuple[tuple[Step, ...], frozenset[Step]]:
+    """The steps to run, and those that the next look has to call for, too.
+
+    Nodes are asked one after the other, so a meeting under way can look like one that only one side knows of. Repeating
+    it then would do harm: a node that is met by one that it knows makes its link to it anew.
+
+    Args:
+        steps: what the last look calls for.
+        doubtful: what the look before it left to be called for again.
+    """
+    waiting = frozenset(step for step in steps if isinstance(step, Meet) and step.again)
+    return tuple(step for step in steps if step not in waiting or step in doubtful), waiting
+
+
 def _epochs(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iterator[SetEpoch]:
     # Of members only: beside the epoch of a lost one, its successor would be given a higher one than it may have.
     blank = [node for node in target if nodes[node.name].epoch == 0 and len(nodes[node.name].peers) == 1]
@@ -210,11 +228,11 @@ def _meetings(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids:
                 yield _meet(hub, peer)
             elif ids[peer.name] in settled[hub.name] and strange(peer, hub):
                 # A MEET that was lost on its way leaves one that knows the other, and pings in vain.
-                yield _meet(peer, hub)
+                yield _meet(peer, hub, again=True)
 
 
-def _meet(node: PlannedNode, peer: PlannedNode) -> Meet:
-    return Meet(node.name, peer.name, peer.addresses.meet, peer.addresses.bus_port)
+def _meet(node: PlannedNode, peer: PlannedNode, *, again: bool = False) -> Meet:
+    return Meet(node.name, peer.name, peer.addresses.meet, peer.addresses.bus_port, again)
 
 
 def _replications(
