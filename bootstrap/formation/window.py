@@ -249,6 +249,7 @@ async def _read(clients: Clients, keys: Iterable[str]) -> dict[str, dict[str, st
     results, errors = await each(clients.names, lambda name: _values(name, clients, keys))
     for error in errors.values():
         if error.code != "no-answer":
+            error.hint = error.hint or "see the node's log: `valkey-bootstrap logs NODE`"
             raise error
     return {name: results.get(name, {}) for name in clients.names}
 

@@ -224,10 +224,10 @@ def _meetings(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids:
 
     for index, hub in enumerate(target[:hubs]):
         for peer in target[index + 1 :]:
+            # Where one knows the other, and pings in vain, a MEET was lost on its way, or is still under way.
             if strange(hub, peer):
-                yield _meet(hub, peer)
+                yield _meet(hub, peer, again=ids[hub.name] in settled[peer.name])
             elif ids[peer.name] in settled[hub.name] and strange(peer, hub):
-                # A MEET that was lost on its way leaves one that knows the other, and pings in vain.
                 yield _meet(peer, hub, again=True)
 
 
