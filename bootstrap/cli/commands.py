@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bootstrap.judging.pace import pace_for
 from bootstrap.judging.simulation import play
 from bootstrap.judging.steps import Replicate
 from bootstrap.planning.plan import CONFIG_FILE, Plan
@@ -11,7 +12,7 @@ from bootstrap.planning.slots import covering_key
 def all_commands(plan: Plan) -> list[dict[str, str]]:
     """``{node, command}`` of each: starting the servers, opening the fast window, forming, proving, restoring."""
     from bootstrap.formation.prove import PROOF_KEY, dial_commands, inside_dials, proof_commands
-    from bootstrap.formation.window import DEFAULTS, own_window, window_for
+    from bootstrap.formation.window import DEFAULTS, own_window, settings_of
 
     ours = bool(plan.creations)
     found: list[tuple[str, str]] = []
@@ -20,7 +21,7 @@ def all_commands(plan: Plan) -> list[dict[str, str]]:
             (n.name, f"{n.container.program if n.container else plan.server.path} {n.setting('dir')}/{CONFIG_FILE}")
             for n in plan.nodes
         ]
-    window = own_window(plan).opened if ours else window_for(len(plan.nodes), ours=False)
+    window = own_window(plan).opened if ours else settings_of(pace_for(len(plan.nodes)), ours=False)
     keys = [key for key in window if plan.server.has(key)]
     found += [(n.name, f"CONFIG SET {key} {window[key]}") for n in plan.nodes for key in keys]
     for step in play(plan):

@@ -10,7 +10,7 @@ import anyio
 
 from bootstrap.concurrency import each, together
 from bootstrap.errors import NodeFailed
-from bootstrap.formation.base import Command, Connect, NodeClient, Reply, ServerError, Unreachable
+from bootstrap.formation.base import Command, Connect, NodeClient, Reply, ServerError
 from bootstrap.judging.pace import Glance, read_glance
 from bootstrap.judging.views import View, Views
 from bootstrap.planning.addressing import Address
@@ -87,17 +87,25 @@ class Clients:
                 if isinstance(reply, ServerError) and not (tolerate and tolerate in reply.text):
                     failed.setdefault(name, f"refused `{' '.join(command)}`: {reply.text}")
         if failed:
-            raise NodeFailed(
-                f"{next(iter(failed))} {next(iter(failed.values()))}"
-                if len(failed) == 1
-                else f"{len(failed)} nodes failed",
-                code="unreachable"
-                if all(isinstance(e, Unreachable) for e in errors.values()) and errors
-                else "refused",
-                hint="see the node's log: `valkey-bootstrap logs NODE`",
-                nodes=failed,
-            )
+            codes = {error.code for error in errors.values()} if failed.keys() == errors.keys() else {"refused"}
+            raise several_failed(failed, codes.pop() if len(codes) == 1 else "unreachable")
         return replies
+
+
+def several_failed(failed: Mapping[str, str], code: str) -> NodeFailed:
+    """One error for all nodes that refused a command or could not be asked.
+
+    Args:
+        failed: what was seen, by node.
+        code: of the error.
+    """
+    node, text = next(iter(failed.items()))
+    return NodeFailed(
+        f"{node} {text}" if len(failed) == 1 else f"{len(failed)} nodes failed",
+        code=code,
+        hint="see the node's log: `valkey-bootstrap logs NODE`",
+        nodes=failed,
+    )
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from bootstrap.formation.clients import Clients
 from bootstrap.formation.progress import formation_phases
 from bootstrap.formation.reconcile import Goal, everything, reconcile, writable
 from bootstrap.formation.window import Tempo
-from bootstrap.judging.agreement import Agreement, agree, summarize, taken_over
+from bootstrap.judging.agreement import Agreement, summarize, taken_over
 from bootstrap.judging.views import NodeView, Views, seen
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.layout import Layout
@@ -58,34 +58,32 @@ async def prove(
     """
     total = len(plan.nodes)
     with formation_phases(plan, reporter) as tell:
-        views = await reconcile(plan, clients, reporter, Goal(proof.exact, writable, tell), tempo)
+        views, layout = await reconcile(plan, clients, reporter, Goal(proof.exact, writable, tell), tempo)
     with reporter.phase("proof", "Proving it on every node", "Proved by every node", total=total) as phase:
         if proof.write:
-            await write_everywhere(views, clients, connect, reporter)
+            await write_everywhere(layout, seen(views), clients, connect, reporter)
             if plan.network is not None:
-                await dial_inside(plan, views, clients)
+                await dial_inside(plan, layout, clients)
 
         def tell_rest(agreement: Agreement) -> None:
             lacking = len({doubt.node for doubt in agreement.doubts})
             phase.progress(total - min(lacking, total), summarize(agreement, total))
 
-        views = await reconcile(plan, clients, reporter, Goal(proof.exact, everything, tell_rest), tempo)
-    layout = agree(views).layout
-    if proof.exact and layout is not None:
+        views, layout = await reconcile(plan, clients, reporter, Goal(proof.exact, everything, tell_rest), tempo)
+    if proof.exact:
         for planned, leader in taken_over(layout, plan.layout).items():
             reporter.warn(f"{leader} took over from {planned}, which did not answer the others while they formed")
     return views
 
 
-async def write_everywhere(views: Views, clients: Clients, connect: Connect, reporter: Reporter) -> None:
+async def write_everywhere(
+    layout: Layout, nodes: Mapping[str, NodeView], clients: Clients, connect: Connect, reporter: Reporter
+) -> None:
     """Write, read and delete a key on every primary, at the address that it announces to clients.
 
     Raises:
         NodeFailed: the primaries where that failed, with the reply.
     """
-    layout = agree(views).layout
-    assert layout is not None
-    nodes = seen(views)
     proofs = {shard.primary: proof_commands(shard.slots) for shard in layout.shards if shard.slots}
 
     async def one(name: str) -> None:
@@ -110,7 +108,7 @@ async def write_everywhere(views: Views, clients: Clients, connect: Connect, rep
         )
 
 
-async def dial_inside(plan: Plan, views: Views, clients: Clients) -> None:
+async def dial_inside(plan: Plan, layout: Layout, clients: Clients) -> None:
     """Let nodes dial the announced address of every other node, from their own network.
 
     What is announced works from here, which `write_everywhere` has shown; whether it does beside the servers, only a
@@ -120,8 +118,6 @@ async def dial_inside(plan: Plan, views: Views, clients: Clients) -> None:
     Raises:
         NodeFailed: the nodes that were not reached, and from where.
     """
-    layout = agree(views).layout
-    assert layout is not None
     failed: dict[str, str] = {}
     # One after the other: a server that dials answers nobody meanwhile, and two would wait for each other.
     for source, targets in inside_dials(plan, layout).items():

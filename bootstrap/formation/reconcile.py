@@ -18,6 +18,7 @@ from bootstrap.judging.agreement import Agreement, agree, conforms, summarize
 from bootstrap.judging.pace import Asked, Glances, worth_a_look
 from bootstrap.judging.steps import AddSlots, Command, Forget, Meet, Replicate, SetEpoch, Step, confirmed, next_steps
 from bootstrap.judging.views import Views
+from bootstrap.planning.layout import Layout
 from bootstrap.planning.plan import Plan
 from bootstrap.planning.text import listing
 
@@ -52,7 +53,8 @@ class Goal:
     """When the loop has done its part.
 
     Args:
-        exact: every node must have its planned role (straight after formation), not only the shape be right.
+        exact: the planned nodes must make up each shard with its planned slots (straight after formation), not only the
+            shape be right.
         settled: which agreement is enough.
         tell: shown every look's judgement, for progress.
     """
@@ -62,8 +64,10 @@ class Goal:
     tell: Callable[[Agreement], None]
 
 
-async def reconcile(plan: Plan, clients: Clients, reporter: Reporter, goal: Goal, tempo: Tempo | None = None) -> Views:
-    """Run the loop until the nodes agree on a healthy cluster that conforms to the plan; the last views.
+async def reconcile(
+    plan: Plan, clients: Clients, reporter: Reporter, goal: Goal, tempo: Tempo | None = None
+) -> tuple[Views, Layout]:
+    """Run the loop until the nodes agree on a healthy cluster that conforms to the plan; the last look and its layout.
 
     It waits for ever: the caller sets the deadline and turns it into an error with `not_converged`.
 
@@ -87,7 +91,7 @@ async def reconcile(plan: Plan, clients: Clients, reporter: Reporter, goal: Goal
         if not steps and agreement.layout and goal.settled(agreement):
             if differences := conforms(agreement.layout, plan.layout, exact=goal.exact):
                 raise another_cluster(plan, differences)
-            return views
+            return views, agreement.layout
         if steps:
             reporter.emit("steps.ran", steps=tuple(f"{step.node}: {' '.join(step.command)}" for step in steps))
             await run_steps(clients, steps)

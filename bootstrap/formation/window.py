@@ -16,7 +16,7 @@ from bootstrap.concurrency import each
 from bootstrap.errors import NodeFailed
 from bootstrap.events import Reporter
 from bootstrap.formation.base import ServerError
-from bootstrap.formation.clients import Clients
+from bootstrap.formation.clients import Clients, several_failed
 from bootstrap.judging.agreement import Agreement
 from bootstrap.judging.pace import BRISK, CALM, Pace, pace_for, ready_to_settle, slower, speakers, strained
 from bootstrap.judging.views import Views
@@ -37,19 +37,14 @@ DEFAULTS: Mapping[str, str] = {
 }
 
 
-def window_for(nodes: int, *, ours: bool, pings: bool = True) -> Mapping[str, str]:
+def settings_of(pace: Pace, *, ours: bool) -> Mapping[str, str]:
     """The settings to open with.
 
     Args:
-        nodes: how many nodes form.
+        pace: how fast the nodes are to talk.
         ours: the servers' configuration is known; on servers of others only the ping interval is touched, a hidden
             setting whose default is known, so that even after a SIGKILL the next run can tell and restore it.
-        pings: see `pace_for`.
     """
-    return _settings_of(pace_for(nodes, pings=pings), ours=ours)
-
-
-def _settings_of(pace: Pace, *, ours: bool) -> Mapping[str, str]:
     if not ours:
         return {"cluster-ping-interval": str(pace.ping)}
     return {
@@ -74,7 +69,7 @@ class Window:
 def own_window(plan: Plan) -> Window:
     """The window for nodes whose configuration is known."""
     pace = pace_for(len(plan.nodes), pings=plan.server.has("cluster-ping-interval"))
-    opened = _settings_of(pace, ours=True)
+    opened = settings_of(pace, ours=True)
     closed = {node.name: {key: node.setting(key, DEFAULTS[key]) for key in opened} for node in plan.nodes}
     return Window(opened, closed, pace)
 
@@ -82,7 +77,7 @@ def own_window(plan: Plan) -> Window:
 async def foreign_window(clients: Clients) -> Window:
     """The window for servers of others: nodes where the setting has a value of its owner's are left alone."""
     pace = pace_for(len(clients.names))
-    opened = _settings_of(pace, ours=False)
+    opened = settings_of(pace, ours=False)
     values = await _read(clients, opened)
     # One of these can only be what an interrupted run left behind.
     low = {str(each.ping) for each in (BRISK, CALM)}
@@ -159,11 +154,12 @@ class Tempo:
     async def _settle(self, ready: Sequence[str]) -> None:
         """Lower the timeout of these alone: who says ok again after its majority was missing waits that long first."""
         key = "cluster-node-timeout"
+        named = {name for name in ready if self._may_set(name, key)}
         # Not lower than what the servers can keep: they must not flag each other meanwhile.
         low = max(BRISK.timeout, int(10_000 * self._clients.round_trip))
-        await self._set(self._settling.difference(ready), key, CALM.timeout)
-        await self._set([name for name in ready if self._may_set(name, key)], key, min(low, CALM.timeout))
-        self._settling = set(ready)
+        await self._set(self._settling - named, key, CALM.timeout)
+        await self._set(named, key, min(low, CALM.timeout))
+        self._settling = named
 
     def _may_set(self, name: str, key: str) -> bool:
         return key in self._window.opened and key in self._window.closed[name]
@@ -205,10 +201,11 @@ async def _open(window: Window, clients: Clients, reporter: Reporter) -> None:
 async def _restore_in_time(window: Window, clients: Clients, reporter: Reporter, *, patient: bool) -> dict[str, str]:
     faults = dict.fromkeys(clients.names, f"no answer within {RESTORE_SECONDS:g} s")
     with anyio.move_on_after(RESTORE_SECONDS, shield=True):
-        faults, busy = await _restore(window, clients, reporter)
         # Servers that have just formed a large cluster may be late.
-        while busy and patient:
+        busy = True
+        while busy:
             faults, busy = await _restore(window, clients, reporter)
+            busy = busy and patient
     return faults
 
 
@@ -247,10 +244,8 @@ async def _read(clients: Clients, keys: Iterable[str]) -> dict[str, dict[str, st
         NodeFailed: a node that cannot be reached.
     """
     results, errors = await each(clients.names, lambda name: _values(name, clients, keys))
-    for error in errors.values():
-        if error.code != "no-answer":
-            error.hint = error.hint or "see the node's log: `valkey-bootstrap logs NODE`"
-            raise error
+    if gone := {name: error for name, error in errors.items() if error.code != "no-answer"}:
+        raise several_failed({name: error.message for name, error in gone.items()}, next(iter(gone.values())).code)
     return {name: results.get(name, {}) for name in clients.names}
 
 

@@ -23,7 +23,6 @@ BRISK_UP_TO = 48
 SLOW_SECONDS = 0.25
 """A round trip that takes longer means that the machine does not keep up."""
 
-
 STRAGGLERS = 0.1
 """The share of nodes that may still be linking when others speak."""
 
