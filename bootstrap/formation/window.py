@@ -68,7 +68,8 @@ class Window:
 
 def own_window(plan: Plan) -> Window:
     """The window for nodes whose configuration is known."""
-    pace = pace_for(len(plan.nodes), pings=plan.server.has("cluster-ping-interval"))
+    pings = plan.server.has("cluster-ping-interval")
+    pace = pace_for(len(plan.nodes), pings=pings, containers=plan.network is not None)
     opened = settings_of(pace, ours=True)
     closed = {node.name: {key: node.setting(key, DEFAULTS[key]) for key in opened} for node in plan.nodes}
     return Window(opened, closed, pace)

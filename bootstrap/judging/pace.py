@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bootstrap.judging.agreement import Agreement
+from bootstrap.judging.agreement import Agreement, Doubt
 from bootstrap.judging.views import Views, parse_info, seen
 
 BRISK_UP_TO = 48
 """Measured: on two cores 48 nodes still form within a second this way, and 100 flag each other as failing."""
+
+BRISK_IN_CONTAINERS_UP_TO = 24
+"""The same for nodes whose packets go over a bridge and through address translation: 36 already flag each other."""
 
 SLOW_SECONDS = 0.25
 """A round trip that takes longer means that the machine does not keep up."""
@@ -43,16 +46,17 @@ BRISK = Pace(100, 500)
 CALM = Pace(4000, 15000)
 
 
-def pace_for(nodes: int, *, pings: bool = True) -> Pace:
+def pace_for(nodes: int, *, pings: bool = True, containers: bool = False) -> Pace:
     """The pace to begin with.
 
     Args:
         nodes: how many form.
+        containers: they are in containers.
         pings: the servers have `cluster-ping-interval`. Without it (Redis 7.0) they ping after half the timeout, which
             then has to serve for both: low enough to be quick, and high enough to flag nobody.
     """
     if pings:
-        return BRISK if nodes <= BRISK_UP_TO else CALM
+        return BRISK if nodes <= (BRISK_IN_CONTAINERS_UP_TO if containers else BRISK_UP_TO) else CALM
     return Pace(0, 500 if nodes <= 12 else 1000 if nodes <= 48 else 2000 if nodes <= 100 else 5000)
 
 
@@ -64,12 +68,18 @@ def slower(pace: Pace) -> Pace | None:
 
 
 def strained(agreement: Agreement, round_trip: float) -> bool:
-    """Whether the machine does not keep up: slow answers, or nodes that flag others as failing."""
-    return round_trip > SLOW_SECONDS or any("fail?" in doubt.text for doubt in agreement.of("flag"))
+    """Whether the machine does not keep up: slow answers, or nodes that suspect others."""
+    return round_trip > SLOW_SECONDS or bool(_suspicions(agreement))
+
+
+def _suspicions(agreement: Agreement) -> tuple[Doubt, ...]:
+    """Flags that a node has not been told of, but raises itself."""
+    return tuple(doubt for doubt in agreement.of("flag") if "fail?" in doubt.text)
 
 
 def speakers(views: Views, agreement: Agreement) -> tuple[str, ...]:
-    """Who has to speak, in a calm cluster: those of whom somebody has a wrong idea, and those who know too few.
+    """Who has to speak, in a calm cluster: those of whom somebody has a wrong idea, those who know too few, and those
+    who flag another one, for an answer to their ping takes the flag away.
 
     Nobody while many nodes are still being linked: a ping without a link goes nowhere, and linking is work enough.
     """
@@ -78,15 +88,24 @@ def speakers(views: Views, agreement: Agreement) -> tuple[str, ...]:
     if agreement.of("silent", "mode", "identity") or len(linking) > len(nodes) * STRAGGLERS:
         return ()
     named = {doubt.about for doubt in agreement.of("belief", "address")}
-    named |= {doubt.node for doubt in agreement.of("unknown")}
+    named |= {doubt.node for doubt in agreement.of("unknown", "flag")}
     # Before its link is up a replica has no offset to tell.
     named |= {doubt.about for doubt in agreement.of("hidden") if nodes[doubt.about].offset}
     return tuple(name for name in nodes if name in named)
 
 
 def ready_to_settle(views: Views, agreement: Agreement) -> tuple[str, ...]:
-    """Primaries that only wait for their own timeout before they say ok: all else about them is as it should be."""
-    if agreement.of("silent", "mode", "identity", "link", "unknown", "belief", "flag", "coverage"):
+    """Who only waits for a time that its own timeout decides: all else about them is as it should be.
+
+    Primaries do before they say ok; and a node that flagged a primary with slots keeps the flag for twice its timeout,
+    though it is answered again (`clearNodeFailureIfNeeded`).
+    """
+    if agreement.of("silent", "mode", "identity", "link", "unknown", "coverage") or _suspicions(agreement):
+        return ()
+    flagging = {doubt.node for doubt in agreement.of("flag")}
+    if flagging:
+        return tuple(name for name in seen(views) if name in flagging)
+    if agreement.of("belief"):
         return ()
     lacking = {doubt.node for doubt in agreement.of("state")}
     return tuple(name for name, view in seen(views).items() if name in lacking and view.myself.role == "primary")

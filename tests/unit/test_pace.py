@@ -9,6 +9,7 @@ import pytest
 from bootstrap.judging.agreement import agree
 from bootstrap.judging.pace import (
     BRISK,
+    BRISK_IN_CONTAINERS_UP_TO,
     BRISK_UP_TO,
     CALM,
     SLOW_SECONDS,
@@ -118,6 +119,21 @@ def test_primaries_settle_when_only_their_own_word_is_missing() -> None:
     assert ready_to_settle(views, agree(views)) == ("valkey0",)
     views = seen_wrong(views, "valkey1", "valkey3", primary=None, flags=frozenset({"master"}))
     assert ready_to_settle(views, agree(views)) == ()
+
+
+def test_who_flags_a_node_that_answers_again_asks_it_with_a_low_timeout() -> None:
+    views = seen_wrong(formed(), "valkey1", "valkey0", flags=frozenset({"master", "fail"}))
+    assert speakers(views, agree(views)) == ("valkey1",)
+    assert ready_to_settle(views, agree(views)) == ("valkey1",)
+    suspected = seen_wrong(views, "valkey3", "valkey0", flags=frozenset({"master", "fail?"}))
+    assert ready_to_settle(suspected, agree(suspected)) == (), "the low timeout would make it worse"
+
+
+def test_containers_are_calm_sooner() -> None:
+    for count in (BRISK_IN_CONTAINERS_UP_TO, BRISK_UP_TO):
+        assert pace_for(count) == BRISK
+    assert pace_for(BRISK_IN_CONTAINERS_UP_TO, containers=True) == BRISK
+    assert pace_for(BRISK_IN_CONTAINERS_UP_TO + 1, containers=True) == CALM
 
 
 def test_a_glance_of_a_server() -> None:
