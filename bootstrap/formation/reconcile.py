@@ -93,8 +93,7 @@ async def reconcile(
                 raise another_cluster(plan, differences)
             return views, agreement.layout
         if steps:
-            reporter.emit("steps.ran", steps=tuple(f"{step.node}: {' '.join(step.command)}" for step in steps))
-            await run_steps(clients, steps)
+            await run_steps(clients, reporter, steps)
         if any(isinstance(step, (SetEpoch, AddSlots)) for step in steps):
             # The rules have more to say at once.
             continue
@@ -132,7 +131,7 @@ async def _until_worth_a_look(plan: Plan, clients: Clients, agreement: Agreement
             before = glances
 
 
-async def run_steps(clients: Clients, steps: Sequence[Step]) -> None:
+async def run_steps(clients: Clients, reporter: Reporter, steps: Sequence[Step]) -> None:
     """Run steps, those of one node in order in one round trip, different nodes side by side; check every reply.
 
     A node that does not answer in time is asked again by the loop, until the deadline.
@@ -140,6 +139,7 @@ async def run_steps(clients: Clients, steps: Sequence[Step]) -> None:
     Raises:
         NodeFailed: a node refused a command.
     """
+    reporter.emit("steps.ran", steps=tuple(f"{step.node}: {' '.join(step.command)}" for step in steps))
     drops, others = (
         [s for s in steps if isinstance(s, Forget)],
         [s for s in steps if not isinstance(s, Forget)],

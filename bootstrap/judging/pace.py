@@ -23,6 +23,10 @@ BRISK_UP_TO = 48
 BRISK_IN_CONTAINERS_UP_TO = 24
 """The same for nodes whose packets go over a bridge and through address translation: 36 already flag each other."""
 
+HEAD_START_FROM = 25
+"""From so many nodes on, those that answer are introduced while others are still being started. Fewer have been formed
+long before the first of them may say ok."""
+
 SLOW_SECONDS = 0.25
 """A round trip that takes longer means that the machine does not keep up."""
 
@@ -78,9 +82,9 @@ def _suspicions(agreement: Agreement) -> tuple[Doubt, ...]:
 
 
 def speakers(views: Views, agreement: Agreement) -> tuple[str, ...]:
-    """Who has to speak, in a calm cluster: those of whom somebody has a wrong idea, those who know too few, and those
-    who flag another one, for an answer to their ping takes the flag away.
+    """Who has to speak, in a calm cluster: those of whom somebody has a wrong idea, and those who are wrong themselves.
 
+    These know too few, or flag somebody, and the answer to a ping takes the flag away.
     Nobody while many nodes are still being linked: a ping without a link goes nowhere, and linking is work enough.
     """
     nodes = seen(views)

@@ -158,6 +158,24 @@ def next_steps(target: Sequence[PlannedNode], views: Views) -> tuple[Step, ...]:
     )
 
 
+def arrival_steps(node: PlannedNode) -> tuple[Step, ...]:
+    """What a node of a cluster that was just made can be told as soon as it answers, whoever else does not yet.
+
+    Its plan is all there is to know of it: nobody else was told the same epoch or slots.
+    """
+    steps: list[Step] = [SetEpoch(node.name, node.epoch)]
+    if node.slots:
+        steps += [FirstWrite(node.name)] if _keeps_log(node) else []
+        steps.append(AddSlots(node.name, node.slots))
+    return tuple(steps)
+
+
+def introductions(node: PlannedNode, earlier: Sequence[PlannedNode], target: Sequence[PlannedNode]) -> tuple[Meet, ...]:
+    """How a node meets those that took their `arrival_steps` before it did."""
+    hubs = {hub.name for hub in _hubs(target)}
+    return tuple(_meet(node, other) for other in earlier if node.name in hubs or other.name in hubs)
+
+
 def confirmed(steps: Sequence[Step], doubtful: Collection[Step]) -> tuple[tuple[Step, ...], frozenset[Step]]:
     """The steps to run, and those that the next look has to call for, too.
 
@@ -193,9 +211,13 @@ def _first_writes(
     for node in target:
         view = nodes[node.name]
         # Not on servers of others: whether it counts there is not known, and nothing of theirs is touched.
-        counts = node.name in owners and node.setting("appendonly", "no") == "yes"
+        counts = node.name in owners and _keeps_log(node)
         if counts and view.blank and not (view.epoch or view.offset or view.keys or view.functions):
             yield FirstWrite(node.name)
+
+
+def _keeps_log(node: PlannedNode) -> bool:
+    return node.setting("appendonly", "no") == "yes"
 
 
 def _slots(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iterator[AddSlots]:
@@ -209,7 +231,6 @@ def _slots(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iter
 
 
 def _meetings(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids: Mapping[str, str]) -> Iterator[Meet]:
-    hubs = len(target) if len(target) <= MESH_UP_TO else HUBS
     settled = {name: {peer.id for peer in view.peers.values() if not peer.handshake} for name, view in nodes.items()}
     # A handshake entry dies by itself after the node timeout; until then the meeting is under way.
     pending = {
@@ -222,13 +243,17 @@ def _meetings(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids:
         met = (where.meet.port, where.bus_port) in pending[one.name]
         return not met and ids[other.name] not in settled[one.name]
 
-    for index, hub in enumerate(target[:hubs]):
+    for index, hub in enumerate(_hubs(target)):
         for peer in target[index + 1 :]:
             # Where one knows the other, and pings in vain, a MEET was lost on its way, or is still under way.
             if strange(hub, peer):
                 yield _meet(hub, peer, again=ids[hub.name] in settled[peer.name])
             elif ids[peer.name] in settled[hub.name] and strange(peer, hub):
                 yield _meet(peer, hub, again=True)
+
+
+def _hubs(target: Sequence[PlannedNode]) -> Sequence[PlannedNode]:
+    return target if len(target) <= MESH_UP_TO else target[:HUBS]
 
 
 def _meet(node: PlannedNode, peer: PlannedNode, *, again: bool = False) -> Meet:

@@ -134,7 +134,7 @@ class _Creation:
             made = await record_of(spec.name, runtime)
             assert made is not None, "prepare records the cluster"
             deployment = deployment_of(made, runtime, self.access)
-            views, changed = await self._start_and_form(plan, made, deployment)
+            views, changed = await self._start_and_form(plan, made, deployment, fresh=record is None)
         made_here = record is None
         seconds = reporter.elapsed
         reporter.emit("cluster.ready", seconds=round(seconds, 3), created=made_here, floor=reporter.timeline.floor)
@@ -147,9 +147,10 @@ class _Creation:
         with self.reporter.phase("network", f"Creating network {name}", f"Created network {name}"):
             return await self.runtime.prepare(plan)
 
-    async def _start_and_form(self, plan: Plan, record: Record, deployment: Deployment) -> tuple[Views, bool]:
+    async def _start_and_form(
+        self, plan: Plan, record: Record, deployment: Deployment, *, fresh: bool
+    ) -> tuple[Views, bool]:
         async with deployment.clients() as clients:
-            started = await start_nodes(plan, record, self.runtime, clients, self.reporter, self.deadline)
             formation = Formation(
                 plan,
                 clients,
@@ -158,7 +159,9 @@ class _Creation:
                 self.deadline,
                 self.runtime.vantages(record),
                 ours=True,
+                fresh=fresh,
             )
+            started = await start_nodes(formation, record, self.runtime)
             async with watching(plan, self.runtime):
                 views, formed = await form_and_prove(formation, own_window(plan))
         return views, formed or started > 0

@@ -52,6 +52,7 @@ class Formation:
         deadline: for all of it.
         vantages: the places to dial from when the time has run out.
         ours: the servers were made by this package.
+        fresh: they were made just now, and nothing else of the cluster is left from before.
     """
 
     plan: Plan
@@ -61,6 +62,7 @@ class Formation:
     deadline: Deadline
     vantages: Sequence[Vantage]
     ours: bool
+    fresh: bool = False
 
 
 async def form_and_prove(formation: Formation, window: Window) -> tuple[Views, bool]:
@@ -78,7 +80,7 @@ async def form_and_prove(formation: Formation, window: Window) -> tuple[Views, b
         views = await clients.look()
         if faults := admit(plan, views, ours=formation.ours):
             raise refusal(faults)
-        if _complete(plan, views):
+        if not formation.fresh and _complete(plan, views):
             # Whatever an interrupted run left opened is closed; a healthy cluster is otherwise only looked at.
             await restore(window, clients, reporter)
             return await prove(plan, clients, formation.connect, reporter, Proof(exact=False, write=False)), False
@@ -86,7 +88,8 @@ async def form_and_prove(formation: Formation, window: Window) -> tuple[Views, b
         # Straight after formation every node must be what the plan made of it; where there already was something,
         # roles may rightly have moved. A cluster that holds keys is in use: the proof does not write to it.
         proof = Proof(
-            exact=all(view.blank for view in nodes.values()), write=not any(view.keys for view in nodes.values())
+            exact=formation.fresh or all(view.blank for view in nodes.values()),
+            write=not any(view.keys for view in nodes.values()),
         )
         async with fast_window(window, clients, reporter) as tempo:
             views = await prove(plan, clients, formation.connect, reporter, proof, tempo)

@@ -11,11 +11,13 @@ import anyio
 
 from bootstrap.concurrency import first_of, together
 from bootstrap.errors import NodeFailed, PortTaken
-from bootstrap.events import PhaseReporter, Reporter
+from bootstrap.events import PhaseReporter
 from bootstrap.formation.base import ServerError, Unreachable
 from bootstrap.formation.clients import Clients
+from bootstrap.formation.head_start import HeadStart
 from bootstrap.judging.causes import cause_in_log
-from bootstrap.operations.formed import Deadline
+from bootstrap.judging.pace import HEAD_START_FROM
+from bootstrap.operations.formed import Formation
 from bootstrap.planning.plan import CONFIG_FILE, Plan, PlannedNode, render_config
 from bootstrap.planning.text import plural
 from bootstrap.runtimes.base import Record, Runtime
@@ -27,22 +29,21 @@ LOG_LINES = 12
 """How much of a dead server's log an error shows."""
 
 
-async def start_nodes(
-    plan: Plan, record: Record, runtime: Runtime, clients: Clients, reporter: Reporter, deadline: Deadline
-) -> int:
+async def start_nodes(formation: Formation, record: Record, runtime: Runtime) -> int:
     """Start what does not run, primaries first, and wait until every server answers; how many were started.
 
     Raises:
         NodeFailed: a server died, with the last lines of its log, or did not answer in time.
         PortTaken: it died because its port was taken.
     """
+    plan = formation.plan
     alive = {node.name for node in record.nodes if node.running}
     idle = [node for node in plan.nodes if node.name not in alive]
     if not idle:
         return 0
     what = plural(len(idle), "container" if plan.network else "server")
-    with reporter.phase("start", f"Starting {what}", f"Started {what}", total=len(idle)) as phase:
-        await _start_and_await(_Start(plan, idle, runtime, clients, phase, deadline))
+    with formation.reporter.phase("start", f"Starting {what}", f"Started {what}", total=len(idle)) as phase:
+        await _start_and_await(_Start(formation, idle, runtime, phase))
     return len(idle)
 
 
@@ -50,17 +51,19 @@ async def start_nodes(
 class _Start:
     """Servers that are to be started: the first ones, the primaries, go first."""
 
-    plan: Plan
+    formation: Formation
     nodes: list[PlannedNode]
     runtime: Runtime
-    clients: Clients
     phase: PhaseReporter
-    deadline: Deadline
 
 
 async def _start_and_await(start: _Start) -> None:
     """Start all side by side; each is asked from the moment it was started, whatever the others do."""
-    plan, runtime, reporter = start.plan, start.runtime, start.phase.reporter
+    plan, clients, reporter = start.formation.plan, start.formation.clients, start.formation.reporter
+    runtime, deadline = start.runtime, start.formation.deadline
+    ahead = None
+    if start.formation.fresh and len(plan.nodes) >= HEAD_START_FROM:
+        ahead = HeadStart(plan, clients, reporter)
     waiting = {node.name: node for node in start.nodes}
     started: set[str] = set()
 
@@ -68,23 +71,25 @@ async def _start_and_await(start: _Start) -> None:
         await runtime.start(plan.name, node, {CONFIG_FILE: render_config(node)})
         started.add(node.name)
         reporter.emit("node.started", node=node.name, address=str(node.addresses.control), role=node.role)
-        while not await _answers(start.clients, node.name):
+        while not await _answers(clients, node.name):
             await anyio.sleep(0.02)
         del waiting[node.name]
         reporter.emit("node.answered", node=node.name, address=str(node.addresses.control))
         start.phase.progress(len(start.nodes) - len(waiting))
+        if ahead is not None:
+            await ahead.take(node)
 
     async def watch() -> None:
         while waiting:
             await anyio.sleep(0.1)
             await _check_alive(plan, started & set(waiting), runtime)
 
-    with anyio.move_on_after(start.deadline.at - anyio.current_time()) as scope:
+    with anyio.move_on_after(deadline.at - anyio.current_time()) as scope:
         await together([*(partial(bring_up, node) for node in start.nodes), watch])
     if scope.cancelled_caught:
         late = dict.fromkeys(waiting, "does not answer")
         raise NodeFailed(
-            f"{plural(len(late), 'server')} did not answer within {start.deadline.seconds:g} s",
+            f"{plural(len(late), 'server')} did not answer within {deadline.seconds:g} s",
             code="no-answer",
             nodes={name: await _excerpt(runtime, plan.name, name) or text for name, text in late.items()},
             hint="allow more time with --timeout",

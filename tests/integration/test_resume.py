@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from bootstrap.judging.pace import HEAD_START_FROM
+
 from .conftest import Command, Line, ask, await_end, nodes_known_to, require_root, setting, until
 
 pytestmark = pytest.mark.servers
@@ -299,3 +301,35 @@ def test_servers_that_nobody_collects_have_ended(command: Command) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["clusters"] == []
     command.assert_nothing_left()
+
+
+LARGE = ("--nodes", HEAD_START_FROM + 5, "--replicas", 1, "--base-port", "auto")
+
+
+def test_a_large_cluster_forms_while_it_starts(command: Command) -> None:
+    done = command(*LARGE, "--progress", "json")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    answered = [index for index, event in enumerate(events) if event["event"] == "node.answered"]
+    met = [i for i, event in enumerate(events) if event["event"] == "steps.ran" and "MEET" in str(event["steps"])]
+    assert met[0] < answered[-1]
+    assert not [event for event in events if event["event"] == "warning.raised"]
+    for port in ports(command):
+        assert {key: setting(port, key) for key in SETTINGS} == SETTINGS
+
+
+def test_a_large_cluster_killed_while_it_starts_is_finished_by_the_same_command(command: Command) -> None:
+    with subprocess.Popen(
+        command.argv(*LARGE, "--progress", "json"), env=command.env(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if '"steps.ran"' in line and "MEET" in line:
+                process.kill()
+                break
+        assert process.wait(10) == -signal.SIGKILL
+    done = command(*LARGE)
+    assert done.returncode == 0, done.stderr
+    assert command("status", "--exit-code").returncode == 0
+    for port in ports(command):
+        assert {key: setting(port, key) for key in SETTINGS} == SETTINGS

@@ -14,6 +14,7 @@ from bootstrap.errors import BootstrapError, Conflict, NodeFailed, NotConverged,
 from bootstrap.events import Event
 from bootstrap.formation.base import Command
 from bootstrap.judging.agreement import agree
+from bootstrap.judging.pace import HEAD_START_FROM
 from bootstrap.operations.create import Created, CreateOptions, create
 from bootstrap.operations.deployment import Access
 from bootstrap.planning.spec import ClusterSpec
@@ -402,3 +403,51 @@ async def test_a_port_that_a_stopped_cluster_lost_is_to_be_freed(lab: Lab) -> No
         await lab.create()
     assert caught.value.hint == "free it, or give the cluster up: `valkey-bootstrap delete --name valkey`"
     assert await lab.names() == ["valkey"]
+
+
+def early(lab: Lab) -> list[tuple[str, Command]]:
+    """What servers were told before the last of them answered."""
+    starting = [event.name for event in lab.told].index("phase.finished")
+    lines = [line for event in lab.told[:starting] if event.name == "steps.ran" for line in event.fields["steps"]]
+    return [(line.partition(": ")[0], tuple(line.partition(": ")[2].split())) for line in lines]
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+async def test_a_large_cluster_forms_while_it_starts(lab: Lab, replicas: int) -> None:
+    made = await lab.create(nodes=HEAD_START_FROM, replicas=replicas)
+    words = [command[1] for _, command in early(lab)]
+    assert words.count("SET-CONFIG-EPOCH") == HEAD_START_FROM
+    assert words.count("MEET") == HEAD_START_FROM * (HEAD_START_FROM - 1) // 2
+    assert "REPLICATE" not in words, "that waits for the settings that make it quick"
+    assert agree(made.views).layout == made.plan.layout
+    assert ("valkey0", ("CONFIG", "SET", "cluster-node-timeout", "500")) in lab.servers.journal
+    assert lab.setting("cluster-node-timeout") == {made.plan.nodes[0].setting("cluster-node-timeout")}
+    assert any(command[0] == "SET" for _, command in lab.servers.journal), "it was made here, so that it may be written"
+
+
+async def test_a_small_cluster_is_not_in_a_hurry(lab: Lab) -> None:
+    await lab.create(nodes=HEAD_START_FROM - 1)
+    assert early(lab) == []
+
+
+async def test_what_fails_while_a_large_cluster_starts_is_found_again_afterwards(lab: Lab) -> None:
+    def refuse(event: Event) -> None:
+        if event.fields["node"] == "valkey3":
+            lab.servers["valkey3"].refuse(("CLUSTER", "SET-CONFIG-EPOCH"), "ERR not now", times=1)
+
+    lab.on("node.answered", refuse)
+    made = await lab.create(nodes=HEAD_START_FROM)
+    assert not [node for node, command in early(lab) if node == "valkey3" and command[1] == "MEET"]
+    assert agree(made.views).layout == made.plan.layout
+
+
+async def test_a_stranger_at_our_port_is_told_nothing_while_a_large_cluster_starts(lab: Lab) -> None:
+    def take_its_place(event: Event) -> None:
+        if event.fields["node"] == "valkey3":
+            lab.servers["valkey3"].settings["dir"] = "/somewhere/else"
+
+    lab.on("node.answered", take_its_place)
+    await lab.create(nodes=HEAD_START_FROM)
+    told = {node for node, _ in early(lab)}
+    assert "valkey3" not in told
+    assert len(told) == HEAD_START_FROM - 1
