@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     )
     from bootstrap.events import Event, Observer, Phase, Timeline
     from bootstrap.handle import Cluster, attach, cluster, clusters, create, delete, form, plan
+    from bootstrap.judging.evidence import Finding
     from bootstrap.operations.deployment import Node
+    from bootstrap.operations.doctor import Diagnosis
     from bootstrap.operations.status import NodeStatus, Status
     from bootstrap.planning.addressing import Address
     from bootstrap.planning.plan import Plan, PlannedNode
@@ -50,7 +52,9 @@ _HOMES = {
     ),
     "bootstrap.events": "Event Observer Phase Timeline",
     "bootstrap.handle": "Cluster attach cluster clusters create delete form plan",
+    "bootstrap.judging.evidence": "Finding",
     "bootstrap.operations.deployment": "Node",
+    "bootstrap.operations.doctor": "Diagnosis",
     "bootstrap.operations.status": "NodeStatus Status",
     "bootstrap.planning.addressing": "Address",
     "bootstrap.planning.plan": "Plan PlannedNode",
@@ -63,7 +67,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 __all__ = [  # noqa: RUF022 - in the order of a first reading
     "cluster", "create", "attach", "delete", "clusters", "form", "plan",
     "Cluster", "ClusterSpec", "SpecFields", "Site", "Plan", "PlannedNode", "Node", "Address", "Record",
-    "Status", "NodeStatus", "Event", "Observer", "Phase", "Timeline",
+    "Status", "NodeStatus", "Diagnosis", "Finding", "Event", "Observer", "Phase", "Timeline",
     "BootstrapError", "UsageError", "SpecError", "Problem", "RuntimeUnavailable", "Conflict", "Taken",
     "PortTaken", "NodeFailed", "NotConverged", "__version__",
 ]  # fmt: skip

@@ -29,6 +29,7 @@ from bootstrap.runtimes import Found, everywhere
 if TYPE_CHECKING:
     from redis.asyncio.cluster import RedisCluster
 
+    from bootstrap.operations.doctor import Diagnosis
     from bootstrap.operations.status import Status
     from bootstrap.runtimes.base import Record
 
@@ -89,6 +90,20 @@ class Cluster:
         from bootstrap.operations.status import read_status
 
         return await read_status(self._deployment)
+
+    async def doctor(self, *, quick: bool = False, observer: Observer | None = None) -> Diagnosis:
+        """What is wrong with it, whose fault it is, and how to mend it; nothing is changed.
+
+        Args:
+            quick: only ask what the nodes believe of each other; nothing is dialled.
+            observer: told every event.
+
+        Raises:
+            RuntimeUnavailable: the runtime that keeps it cannot be asked.
+        """
+        from bootstrap.operations.doctor import examine
+
+        return await examine(self._deployment, Reporter(self.name, observer), quick=quick)
 
     async def wait(self, *, timeout: float = 60.0, observer: Observer | None = None) -> Status:
         """Wait until every node agrees on one healthy cluster; raises `NotConverged` when the time is up."""

@@ -46,11 +46,12 @@ from bootstrap.formation.base import (
     ServerError,
     Unreachable,
     read_look,
+    silence,
 )
 from bootstrap.formation.window import DEFAULTS
-from bootstrap.judging.causes import Outcome
+from bootstrap.judging.evidence import Contact, Server
 from bootstrap.judging.simulation import Refused, Simulation
-from bootstrap.judging.views import NodeView, Peer, Silent, View
+from bootstrap.judging.views import NodeView, Peer, View
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.plan import CONFIG_FILE, Facts, Plan, PlannedNode
 from bootstrap.planning.ports import block_ports, taken_error
@@ -211,8 +212,7 @@ class FakeClient:
         try:
             return read_look(await self.run(*LOOK))
         except Unreachable as error:
-            reason = error.message.partition(" ")[2]
-            return Silent(reason, "login" if error.code == "login-failed" else "unreachable")
+            return silence(error)
 
     async def aclose(self) -> None:
         """See `NodeClient.aclose`."""
@@ -574,6 +574,18 @@ class FakeRuntime:
             del self._kept[name]
         return left
 
+    async def inspect(self, name: str) -> Mapping[str, Server]:
+        """See `Runtime.inspect`."""
+        await anyio.lowlevel.checkpoint()
+        kept = self._kept.get(name)
+        return {} if kept is None else {node.name: self._server(node.name, kept) for node in self._record(name).nodes}
+
+    def _server(self, node: str, kept: _Kept) -> Server:
+        log = kept.logs[node].text if node in kept.logs else ""
+        if not self.servers.running(node):
+            return Server("stopped" if log else "missing", log=log)
+        return Server("paused" if self.servers[node].paused else "running", log=log)
+
     def vantages(self, record: Record) -> Sequence[Vantage]:  # noqa: ARG002 - all see the same
         """See `Runtime.vantages`."""
         return (FakeVantage(self.servers),)
@@ -617,19 +629,21 @@ class FakeVantage:
     """A place from which `FakeServers` are dialled."""
 
     name = "the fake network"
+    node = ""
+    beside = True
 
     def __init__(self, servers: FakeServers) -> None:
         self._servers = servers
 
-    async def dial(self, host: str, port: int, *, timeout: float) -> Outcome:  # noqa: ARG002 - no time passes
+    async def dial(self, host: str, port: int, *, timeout: float, ask: bool = False) -> Contact:  # noqa: ARG002 - no time passes
         """See `Vantage.dial`."""
         await anyio.lowlevel.checkpoint()
         for node in self._servers.simulation.nodes.values():
             if node.up and node.address == Address(host, port):
-                return "open"
+                return Contact("open", node.id if ask else "")
             if node.up and (node.address.host, node.bus_port) == (host, port):
-                return "open" if node.bus else "silent"
-        return "refused"
+                return Contact("open" if node.bus else "silent")
+        return Contact("refused")
 
 
 def _read_config(content: bytes) -> dict[str, str]:

@@ -31,6 +31,7 @@ SPEC_FLAGS: Mapping[str, str] = {
     "pull": "--pull",
     "announce": "--announce",
     "announce_host": "--announce-host",
+    "audience": "--audience",
     "publish": "--no-publish",
     "ephemeral": "--ephemeral",
     "memory": "--memory",
@@ -104,6 +105,11 @@ def spec_options(function: F) -> F:
         _option(
             "--announce-host", field="announce_host", metavar="NAME",
             help="Announce this name, which leads to this machine, for every node (host-name).",
+        ),
+        _option(
+            "--audience", field="audience", metavar="both|host|network",
+            help="Who must be able to use it: programs on this machine, or beside the servers.  [default: both, where"
+            " that is possible]",
         ),
         click.option(
             "--no-publish", is_flag=True, default=None, envvar=environment("no_publish"),

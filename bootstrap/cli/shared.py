@@ -105,8 +105,8 @@ class Which:
         if self.servers and self.name:
             raise UsageError("--name and addresses exclude each other", hint="leave one of them out")
 
-    async def find(self) -> Deployment:
-        """Its deployment, looked up anew at each call."""
+    async def find(self, *, every_seed: bool = False) -> Deployment:
+        """Its deployment, looked up anew at each call; see `discover`."""
         from bootstrap.handle import find
         from bootstrap.operations.deployment import deployment_of
         from bootstrap.operations.discover import discover
@@ -116,4 +116,5 @@ class Which:
         if not self.servers:
             found = await find(self.name, self.runtime, state_root=self.state_root)
             return deployment_of(found.record, found.runtime, ways)
-        return await discover([target.address for target in parse_targets(self.servers)], ways)
+        seeds = [target.address for target in parse_targets(self.servers)]
+        return await discover(seeds, ways, every_seed=every_seed)

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bootstrap.errors import NodeFailed
-from bootstrap.judging.views import NodeView, Silent, View, flavor_of, make_view, parse_info, version_of
+from bootstrap.judging.views import (
+    NodeView,
+    Silent,
+    SilentCode,
+    View,
+    flavor_of,
+    make_view,
+    parse_info,
+    version_of,
+)
 from bootstrap.planning.addressing import Address
 
 Command = tuple[str, ...]
@@ -48,7 +57,8 @@ class NodeClient(Protocol):
         """Send commands in one round trip and return their replies in order.
 
         Raises:
-            Unreachable: no answer, with the reason and as code ``unreachable``, ``login-failed`` or ``no-answer``.
+            Unreachable: no answer, with the reason and as code ``unreachable``, ``no-answer``, ``login-failed``,
+                ``protected`` (clients of other machines are turned away) or ``full`` (so are all further clients).
         """
 
     async def look(self) -> View:
@@ -56,6 +66,19 @@ class NodeClient(Protocol):
 
     async def aclose(self) -> None:
         """Close the connection."""
+
+
+_SILENT_CODES: Mapping[str, SilentCode] = {
+    "no-answer": "no-answer",
+    "login-failed": "login",
+    "protected": "protected",
+    "full": "full",
+}
+
+
+def silence(error: Unreachable) -> Silent:
+    """What a node is that could not be asked."""
+    return Silent(error.message.partition(" ")[2], _SILENT_CODES.get(error.code, "unreachable"))
 
 
 Connect = Callable[[Address], Awaitable[NodeClient]]
@@ -92,6 +115,8 @@ def read_look(replies: Sequence[Reply]) -> View:
 
 
 def _refused(error: ServerError) -> Silent:
-    if error.text.startswith(("NOAUTH", "NOPERM", "WRONGPASS")):
+    if error.text.startswith(("NOAUTH", "WRONGPASS")):
         return Silent(f"refuses the login: {error.text}", "login")
+    if error.text.startswith("NOPERM"):
+        return Silent(f"refuses a command: {error.text}", "forbidden")
     return Silent(f"answers {error.text}", "busy")

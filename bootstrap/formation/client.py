@@ -27,8 +27,9 @@ from bootstrap.formation.base import (
     ServerError,
     Unreachable,
     read_look,
+    silence,
 )
-from bootstrap.judging.views import Silent, View
+from bootstrap.judging.views import View
 from bootstrap.planning.addressing import Address
 
 
@@ -72,7 +73,10 @@ class RedisNode:
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
             await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return [await self._read() for _ in commands]
+            return await self._read_all(len(commands))
+        except Unreachable:
+            await self.aclose()
+            raise
         except redis_errors.AuthenticationError as error:
             raise Unreachable(f"{self.address} refuses the login: {_plain(error)}", code="login-failed") from error
         except redis_errors.TimeoutError as error:
@@ -80,12 +84,30 @@ class RedisNode:
             raise Unreachable(f"{self.address} does not answer in time", code="no-answer") from error
         except (redis_errors.RedisError, OSError) as error:
             await self.aclose()
+            if _FULL in str(error):
+                raise Unreachable(f"{self.address} has no room for another client", code="full") from error
             raise Unreachable(f"{self.address} cannot be reached: {_plain(error)}") from error
         except BaseException:
             # Cancelled with replies under way: the next command must not read them as its own.
             with anyio.CancelScope(shield=True):
                 await self.aclose()
             raise
+
+    async def _read_all(self, count: int) -> list[Reply]:
+        replies: list[Reply] = []
+        try:
+            while len(replies) < count:
+                replies.append(await self._read())
+        except redis_errors.ConnectionError:
+            # A server that turns clients away says why, and hangs up.
+            said = replies[0].text if replies and isinstance(replies[0], ServerError) else ""
+            if said.startswith("DENIED"):
+                words = f"{self.address} is in protected mode: it takes clients of its own machine only"
+                raise Unreachable(words, code="protected") from None
+            if _FULL in said:
+                raise Unreachable(f"{self.address} has no room for another client", code="full") from None
+            raise
+        return replies
 
     async def _read(self) -> Reply:
         try:
@@ -102,15 +124,11 @@ class RedisNode:
         try:
             return read_look(await self.run(*LOOK))
         except Unreachable as error:
-            return Silent(_reason(error), "login" if error.code == "login-failed" else "unreachable")
+            return silence(error)
 
     async def aclose(self) -> None:
         """See `NodeClient.aclose`."""
         await self._connection.disconnect(nowait=True)
-
-
-def _reason(error: Unreachable) -> str:
-    return error.message.partition(" ")[2]
 
 
 def _plain(error: Exception) -> str:
@@ -122,6 +140,9 @@ def _plain(error: Exception) -> str:
     text = str(error).rstrip(".")
     return text[:1].lower() + text[1:]
 
+
+_FULL = "max number of clients"
+"""What a server says to clients beyond `maxclients`; redis-py makes a connection error of it."""
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (redis_errors.NoPermissionError, "NOPERM"),

@@ -61,7 +61,9 @@ async def prove(
         views, layout = await reconcile(plan, clients, reporter, Goal(proof.exact, writable, tell), tempo)
     with reporter.phase("proof", "Proving it on every node", "Proved by every node", total=total) as phase:
         if proof.write:
-            await write_everywhere(layout, seen(views), clients, connect, reporter)
+            # Where what is announced is for clients elsewhere, the way that this command takes itself has to do.
+            elsewhere = plan.announcement is not None and not plan.announcement.routed
+            await write_everywhere(layout, {} if elsewhere else seen(views), clients, connect, reporter)
             if plan.network is not None:
                 await dial_inside(plan, layout, clients)
 

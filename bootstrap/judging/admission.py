@@ -50,7 +50,7 @@ def admit(plan: Plan, views: Views, *, ours: bool) -> tuple[Fault, ...]:
 def _unusable(views: Views) -> Iterator[Fault]:
     for name, view in views.items():
         if isinstance(view, Silent):
-            yield Fault(name, "login" if view.code == "login" else "silent", view.reason)
+            yield Fault(name, "login" if view.code in ("login", "forbidden") else "silent", view.reason)
             continue
         if not view.cluster_mode:
             yield Fault(name, "mode", "is not in cluster mode: start it with cluster-enabled yes")

@@ -106,12 +106,21 @@ class NodeView:
         return len(self.peers) == 1 and not self.myself.slots and self.myself.role == "primary"
 
 
+SilentCode = Literal["unreachable", "no-answer", "login", "forbidden", "protected", "full", "busy", "garbage"]
+
+
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A node that could not be asked, and why: ``reason`` in words, ``code`` for programs."""
+    """A node that could not be asked, and why.
+
+    Args:
+        reason: in words.
+        code: for programs: no connection, a connection without an answer, a refused login, a command that the user may
+            not run, protected mode, no room for another client, another error, a reply that cannot be read.
+    """
 
     reason: str
-    code: Literal["unreachable", "login", "busy", "garbage"] = "unreachable"
+    code: SilentCode = "unreachable"
 
 
 View = NodeView | Silent

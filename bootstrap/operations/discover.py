@@ -12,8 +12,13 @@ from bootstrap.planning.addressing import Address, NodeAddresses
 from bootstrap.planning.spec import BUS_OFFSET
 
 
-async def discover(seeds: Sequence[Address], access: Access) -> Deployment:
+async def discover(seeds: Sequence[Address], access: Access, *, every_seed: bool = False) -> Deployment:
     """The deployment of the cluster that the seeds know; nodes are named by their addresses, primaries first.
+
+    Args:
+        seeds: some of its nodes.
+        access: how nodes are reached.
+        every_seed: keep seeds that do not answer, are no cluster nodes or have the id of another one.
 
     Raises:
         Unreachable: no seed could be asked, with the reason of each.
@@ -47,6 +52,9 @@ async def discover(seeds: Sequence[Address], access: Access) -> Deployment:
             if mine or peer.id not in found:
                 found[peer.id] = (rank, address, peer.bus_port or address.port + BUS_OFFSET)
     ordered = sorted(found.values(), key=lambda each: each[0])
+    if every_seed:
+        taken = {address for _, address, _ in ordered}
+        ordered += [((True, (), str(seed)), seed, seed.port + BUS_OFFSET) for seed in seeds if seed not in taken]
     return Deployment(
         name=str(seeds[0]),
         runtime=None,

@@ -24,7 +24,7 @@ from bootstrap.planning.plan import Member, Plan, plan_members
 from bootstrap.planning.site import ServerInfo
 from bootstrap.planning.spec import BUS_OFFSET, ClusterSpec
 from bootstrap.planning.text import listing
-from bootstrap.runtimes.base import LocalVantage
+from bootstrap.runtimes.dialling import LocalVantage
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from bootstrap.concurrency import together
+from bootstrap.diagnosis.gathering import Subject, gather
 from bootstrap.errors import Conflict, NodeFailed
 from bootstrap.events import Reporter
 from bootstrap.formation.base import Connect
@@ -18,13 +18,13 @@ from bootstrap.formation.reconcile import not_converged
 from bootstrap.formation.window import Window, fast_window, restore
 from bootstrap.judging.admission import Fault, FaultKind, admit
 from bootstrap.judging.agreement import agree, conforms
-from bootstrap.judging.causes import Dial, Evidence, Finding, diagnose
-from bootstrap.judging.views import Views, seen
+from bootstrap.judging.causes import diagnose
+from bootstrap.judging.evidence import Evidence
+from bootstrap.judging.views import Silent, Views, seen
 from bootstrap.planning.plan import Plan
 from bootstrap.runtimes.base import Vantage
 
-DIAL_SECONDS = 1.0
-EVIDENCE_SECONDS = 5.0
+EVIDENCE_SECONDS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,39 +109,29 @@ async def _deadline(formation: Formation) -> AsyncIterator[None]:
         yield
     if not scope.cancelled_caught:
         return
-    views, findings = await gather(formation.plan, formation.clients, formation.vantages)
+    evidence = await _evidence(formation)
     causes: dict[str, str] = {}
-    for finding in findings:
-        causes.setdefault(finding.node, finding.text)
-    raise not_converged(
-        formation.plan, views, seconds=deadline.seconds, causes=causes, hint=findings[0].hint if findings else ""
+    hint = ""
+    for finding in diagnose(evidence):
+        if finding.level == "error":
+            causes.setdefault(finding.node or "cluster", finding.text)
+            hint = hint or finding.mend
+    raise not_converged(formation.plan, evidence.views, seconds=deadline.seconds, causes=causes, hint=hint)
+
+
+async def _evidence(formation: Formation) -> Evidence:
+    """What can be found out in a bounded time after the deadline has passed."""
+    plan, clients = formation.plan, formation.clients
+    subject = Subject(
+        clients,
+        {node.name: node.addresses for node in plan.nodes},
+        announced=plan.announced,
+        vantages=formation.vantages,
+        cluster=plan.name if formation.ours else "",
     )
-
-
-async def gather(plan: Plan, clients: Clients, vantages: Sequence[Vantage]) -> tuple[Views, tuple[Finding, ...]]:
-    """A last look, dials of every node's ports from every vantage, and what they say together."""
-    dials: list[Dial] = []
-    views: Views = {}
     with anyio.move_on_after(EVIDENCE_SECONDS):
-        views = await clients.look()
-        await together(
-            _Dialler(plan, vantage, index, dials).run for vantage in vantages for index in range(len(plan.nodes))
-        )
-    return views, diagnose(Evidence(views, tuple(sorted(dials, key=lambda dial: (dial.node, dial.port)))))
-
-
-@dataclass(frozen=True, slots=True)
-class _Dialler:
-    plan: Plan
-    vantage: Vantage
-    index: int
-    found: list[Dial]
-
-    async def run(self) -> None:
-        node = self.plan.nodes[self.index]
-        for port, address in (("data", node.addresses.meet), ("bus", node.addresses.bus)):
-            outcome = await self.vantage.dial(address.host, address.port, timeout=DIAL_SECONDS)
-            self.found.append(Dial(node.name, "data" if port == "data" else "bus", address, self.vantage.name, outcome))
+        return await gather(subject, formation.reporter)
+    return Evidence(dict.fromkeys(clients.names, Silent("does not answer", "no-answer")))
 
 
 def refusal(faults: Sequence[Fault]) -> Conflict | NodeFailed:

@@ -125,6 +125,8 @@ class Announcement:
         name: what is announced with ``host-name``.
         address: what that name leads to on this machine.
         gateway: the address of the engine's machine where ports are published for containers, with ``host-name``.
+        routed: this machine reaches containers by their own addresses. Otherwise they are asked through ports on
+            127.0.0.1, and clients here cannot follow redirections to a ``fixed-address``.
     """
 
     strategy: Strategy
@@ -132,6 +134,7 @@ class Announcement:
     name: str = ""
     address: str = ""
     gateway: str = ""
+    routed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +162,59 @@ def choose_announcement(spec: ClusterSpec, site: Site) -> Announcement:
     """
     engine = site.engine
     assert engine is not None, "only containers announce themselves"
+    chosen = _choose(spec, site, engine)
+    unserved = {"both": {"host", "network"}}.get(spec.audience, {spec.audience}) - serves(chosen) - {"auto"}
+    if unserved:
+        missed = " and ".join(sorted(_AUDIENCES[each] for each in unserved))
+        raise UsageError(
+            f"{chosen.strategy} does not serve {missed}, and --audience {spec.audience} demands it: {chosen.why}",
+            code="audience-impossible",
+            hint=_audience_hint(spec, engine),
+        )
+    return chosen
+
+
+_AUDIENCES = {"host": "programs on this machine", "network": "programs beside the servers"}
+
+
+def _audience_hint(spec: ClusterSpec, engine: Engine) -> str:
+    if spec.announce != "auto":
+        return "leave out --announce"
+    if engine.place in ("local", "nested"):
+        return "leave out --audience"
+    return f"lead a name to this machine (`{LOOPBACK} NAME` in /etc/hosts) and announce that: --announce-host NAME"
+
+
+def serves(chosen: Announcement) -> frozenset[str]:
+    """Who can use a cluster that is announced so: ``host``, ``network``."""
+    match chosen.strategy:
+        case "client-address" | "same-port":
+            return frozenset({"host"})
+        case "fixed-address" if not chosen.routed:
+            return frozenset({"network"})
+        case _:
+            return frozenset({"host", "network"})
+
+
+def _choose(spec: ClusterSpec, site: Site, engine: Engine) -> Announcement:
     if spec.announce_host is not None:
         return _named(spec.announce_host, site, engine, "--announce-host says so")
     if spec.announce != "auto":
-        if reason := _impossible(spec.announce, spec, site, engine):
-            raise UsageError(
-                f"--announce {spec.announce} {reason}", code="announce-impossible", hint="leave out --announce"
-            )
-        assert spec.announce != "host-name", "a name is demanded with it"
-        return Announcement(spec.announce, "--announce says so")
+        return _asked(spec.announce, spec, site, engine)
+    return _fitting(spec, site, engine)
+
+
+def _asked(strategy: Strategy, spec: ClusterSpec, site: Site, engine: Engine) -> Announcement:
+    if reason := _impossible(strategy, spec, site, engine):
+        raise UsageError(f"--announce {strategy} {reason}", code="announce-impossible", hint="leave out --announce")
+    assert strategy != "host-name", "a name is demanded with it"
+    routed = strategy != "fixed-address" or engine.place == "local"
+    return Announcement(strategy, "--announce says so", routed=routed)
+
+
+def _fitting(spec: ClusterSpec, site: Site, engine: Engine) -> Announcement:
+    if spec.audience == "network" and engine.place in ("desktop", "rootless") and spec.publish:
+        return Announcement("fixed-address", "only programs beside the servers are to use them", routed=False)
     match engine.place:
         case "local":
             return _for_linux(spec, engine)
@@ -210,15 +257,16 @@ def _for_desktop(spec: ClusterSpec, site: Site, engine: Engine) -> Announcement:
 def _impossible(strategy: Strategy, spec: ClusterSpec, site: Site, engine: Engine) -> str:
     """Why a strategy cannot work here, or ""."""
     place = _PLACES[engine.place]
-    if strategy in ("fixed-address", "gateway") and engine.place not in ("local", "nested"):
+    within = strategy == "fixed-address" and spec.audience == "network" and engine.place in ("desktop", "rootless")
+    if strategy in ("fixed-address", "gateway") and engine.place not in ("local", "nested") and not within:
         return f"needs an engine on this Linux machine, and this one is {place}"
     if strategy == "fixed-address" and engine.place == "nested":
         return f"cannot be reached from the network of another container, and the engine is {place}"
-    if strategy in ("client-address", "same-port"):
-        if engine.place in ("nested", "remote"):
-            return f"is for clients on the engine's own machine, and this one is {place}"
-        if not spec.publish:
-            return "needs published ports, and --no-publish forbids them"
+    here_only = strategy in ("client-address", "same-port")
+    if here_only and engine.place in ("nested", "remote"):
+        return f"is for clients on the engine's own machine, and this one is {place}"
+    if (here_only or within) and not spec.publish:
+        return "needs published ports, and --no-publish forbids them"
     if strategy == "client-address" and not site.server.has("cluster-announce-client-ipv4"):
         return f"needs Valkey 8.1 or newer, and this is {site.server}; same-port does the same"
     return ""
@@ -281,7 +329,7 @@ def _refuse_elsewhere(name: str, resolved: Resolved, engine: Engine) -> None:
 def announcement_notes(chosen: Announcement, spec: ClusterSpec, engine: Engine) -> tuple[str, ...]:
     """What to know about the choice: the strategy with its reason, and who else gets through to the servers."""
     reached = {
-        "fixed-address": "clients on this machine and on the network",
+        "fixed-address": f"clients {'on this machine and ' if chosen.routed else ''}on the network",
         "gateway": "clients on this machine and in any container of it",
         "host-name": f"clients on this machine, and containers that map {chosen.name} to host-gateway",
         "client-address": "clients on this machine only",
@@ -346,7 +394,8 @@ def reach(chosen: Announcement, node: str, port: int, container: str, gateway: s
     local = (here,) if publish else ()
     match chosen.strategy:
         case "fixed-address":
-            addresses = NodeAddresses(here if publish else inside, Address(node, port), inside, inside, bus, inside)
+            control = inside if chosen.routed else here
+            addresses = NodeAddresses(here if publish else inside, Address(node, port), control, inside, bus, inside)
             return Reach(addresses, (("cluster-announce-ip", container),), local)
         case "gateway":
             outside = Address(gateway, port)

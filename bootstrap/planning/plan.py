@@ -36,6 +36,9 @@ from bootstrap.planning.subnets import Network, choose_network
 from bootstrap.planning.text import plural
 
 FORMAT_VERSION = 1
+
+NODE_TIMEOUT = "5000"
+"""Milliseconds that a node may be silent before the others suspect it: a third of the servers' own default."""
 CONFIG_FILE = "valkey.conf"
 DATA_FOLDER = "/data"
 """Where a container has its volume, as official images do."""
@@ -488,7 +491,7 @@ def _settings(
         "protected-mode": "no",
         "cluster-enabled": "yes",
         "cluster-config-file": "nodes.conf",
-        "cluster-node-timeout": "5000",
+        "cluster-node-timeout": NODE_TIMEOUT,
         "appendonly": "yes",
         "daemonize": "no",
     }

@@ -30,6 +30,9 @@ RuntimeKind = Literal["auto", "docker", "process"]
 Pull = Literal["missing", "always", "never"]
 Announce = Literal["auto", "fixed-address", "gateway", "host-name", "client-address", "same-port"]
 
+Who = Literal["auto", "both", "host", "network"]
+"""Who must be able to use a cluster."""
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _SETTING = re.compile(r"[a-z][a-z0-9-]*")
 _ZONE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -100,6 +103,7 @@ class SpecFields(TypedDict, total=False):
     pull: Pull
     announce: Announce
     announce_host: str | None
+    audience: Who
     publish: bool
     ephemeral: bool
     memory: str | None
@@ -129,6 +133,8 @@ class ClusterSpec:
         announce: how containers are announced to clients (see `bootstrap.planning.addressing`); ``auto`` decides by
             the engine and who can reach it.
         announce_host: a name that leads to this machine, announced by every node (``host-name``).
+        audience: who must be able to use the cluster: programs on this machine (``host``), programs beside the servers
+            on their own network (``network``), or ``both``; ``auto`` serves both where that is possible.
         publish: publish data ports on 127.0.0.1 where the announced addresses do not need it.
         ephemeral: no volumes: the data are gone with the containers.
         memory: limit of each container, such as ``256m``.
@@ -151,6 +157,7 @@ class ClusterSpec:
     pull: Pull = "missing"
     announce: Announce = "auto"
     announce_host: str | None = None
+    audience: Who = "auto"
     publish: bool = True
     ephemeral: bool = False
     memory: str | None = None
@@ -290,6 +297,7 @@ def _choice(name: str, value: object, choices: Sequence[str]) -> Iterator[Proble
 def _container_problems(spec: ClusterSpec) -> Iterator[Problem]:
     yield from _choice("pull", spec.pull, get_args(Pull))
     yield from _choice("announce", spec.announce, get_args(Announce))
+    yield from _choice("audience", spec.audience, get_args(Who))
     for name in ("publish", "ephemeral"):
         if not isinstance(value := getattr(spec, name), bool):
             yield Problem(name, f"{value!r} is neither true nor false", "use true or false")
@@ -315,7 +323,7 @@ def _container_problems(spec: ClusterSpec) -> Iterator[Problem]:
 def containers_asked(spec: ClusterSpec) -> str:
     """The field that only makes sense for containers, as a word for people; "" if there is none."""
     default = ClusterSpec.__dataclass_fields__
-    fields = ("image", "announce", "announce_host", "publish", "ephemeral", "memory")
+    fields = ("image", "announce", "announce_host", "audience", "publish", "ephemeral", "memory")
     found = next((name for name in fields if getattr(spec, name) != default[name].default), "")
     return {"publish": "no-publish"}.get(found, found.replace("_", "-"))
 

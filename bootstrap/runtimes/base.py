@@ -7,14 +7,15 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import anyio
-
 from bootstrap.events import Reporter
-from bootstrap.judging.causes import Outcome
+from bootstrap.judging.evidence import Contact, Server
 from bootstrap.planning.addressing import Announcement, NodeAddresses
 from bootstrap.planning.plan import Facts, Kept, Plan, PlannedNode
 from bootstrap.planning.site import Site
 from bootstrap.planning.subnets import Network
+
+LOG_LINES = 200
+"""How much of a server's log is evidence (`Runtime.inspect`)."""
 
 Action = Literal["stop", "kill", "pause", "resume"]
 
@@ -78,12 +79,27 @@ class Record:
 
 
 class Vantage(Protocol):
-    """A place to dial from."""
+    """A place to dial from.
+
+    Args:
+        name: the place, for people.
+        node: the node whose place it is, "" for a place of no node.
+        beside: it sees the network as the servers do; otherwise as clients do.
+    """
 
     name: str
+    node: str
+    beside: bool
 
-    async def dial(self, host: str, port: int, *, timeout: float) -> Outcome:
-        """Try to open a TCP connection; never raises for what the network does."""
+    async def dial(self, host: str, port: int, *, timeout: float, ask: bool = False) -> Contact:
+        """Try to open a TCP connection; never raises for what the network does.
+
+        Args:
+            host: a name is resolved as it is at that place.
+            port: TCP.
+            timeout: seconds for connecting, and again for the answer.
+            ask: the server there is asked for its node id.
+        """
 
 
 class Runtime(Protocol):
@@ -141,35 +157,8 @@ class Runtime(Protocol):
     async def remove(self, name: str, nodes: Collection[str] | None = None) -> Sequence[str]:
         """Remove a cluster, or some of its nodes; returns what is left, in words."""
 
+    async def inspect(self, name: str) -> Mapping[str, Server]:
+        """What can be said of each server of a cluster without asking it, by node name."""
+
     def vantages(self, record: Record) -> Sequence[Vantage]:
-        """The places to dial from."""
-
-
-class LocalVantage:
-    """This machine, as the bootstrapper sees it."""
-
-    name = "this machine"
-
-    async def dial(self, host: str, port: int, *, timeout: float) -> Outcome:
-        """See `Vantage.dial`."""
-        try:
-            with anyio.fail_after(timeout):
-                stream = await anyio.connect_tcp(host, port)
-        except TimeoutError:
-            return "silent"
-        except ConnectionRefusedError:
-            return "refused"
-        except OSError as error:
-            return _outcome(error)
-        await stream.aclose()
-        return "open"
-
-
-def _outcome(error: OSError) -> Outcome:
-    # anyio raises a plain OSError for several addresses, caused by each one's own error.
-    causes = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else (error.__cause__ or error,)
-    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return "refused"
-    if any(isinstance(cause, OSError) and cause.errno is not None and cause.errno < 0 for cause in causes):
-        return "unresolvable"
-    return "unreachable"
+        """The places to dial from: this machine, and the nodes' own, as far as they can be entered from here."""

@@ -107,6 +107,14 @@ def signal_process(pid: int, *, pause: bool) -> None:
     os.kill(pid, signal.SIGSTOP if pause else signal.SIGCONT)
 
 
+def paused(pid: int) -> bool:
+    """Whether a process is stopped by a signal, and goes on when it gets another one."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _recorded(folder: Path) -> int | None:
     try:
         document = json.loads((folder / PROCESS_FILE).read_text())

@@ -25,13 +25,15 @@ from filelock import FileLock, Timeout
 from bootstrap.concurrency import in_thread
 from bootstrap.errors import Conflict, NodeFailed, PortTaken, RuntimeUnavailable
 from bootstrap.events import Reporter
+from bootstrap.judging.evidence import Server
 from bootstrap.planning.plan import CONFIG_FILE, Facts, Plan, PlannedNode
 from bootstrap.planning.ports import block_ports, taken_error
 from bootstrap.planning.site import Host, ServerInfo, Site
 from bootstrap.runtimes import daemons, listening
-from bootstrap.runtimes.base import Action, LocalVantage, NodeRecord, Record, Vantage
+from bootstrap.runtimes.base import LOG_LINES, Action, NodeRecord, Record, Vantage
 from bootstrap.runtimes.binaries import find_server
 from bootstrap.runtimes.claims import claimed, default_root, state_error
+from bootstrap.runtimes.dialling import LocalVantage
 from bootstrap.runtimes.records import dump_record, load_record, reserved_ports
 
 RECORD_FILE = "cluster.json"
@@ -105,6 +107,10 @@ class ProcessRuntime:
     async def remove(self, name: str, nodes: Collection[str] | None = None) -> Sequence[str]:
         """See `Runtime.remove`."""
         return await in_thread(self._remove, name, nodes)
+
+    async def inspect(self, name: str) -> Mapping[str, Server]:
+        """See `Runtime.inspect`."""
+        return await in_thread(self._servers, name)
 
     def vantages(self, record: Record) -> Sequence[Vantage]:
         """See `Runtime.vantages`: every node of every cluster is on this machine."""
@@ -235,6 +241,12 @@ class ProcessRuntime:
         elif daemons.end([pid], kill=action == "kill"):
             raise NodeFailed(f"{node} (pid {pid}) did not end within {daemons.KILL_SECONDS:g} s", code="does-not-end")
 
+    def _servers(self, name: str) -> dict[str, Server]:
+        record = self._record(self._folder(name))
+        folders = {node.name: self._folder(name) / node.name for node in record.nodes} if record else {}
+        alive = daemons.running(list(folders.values()))
+        return {node: _server(folder, alive.get(folder)) for node, folder in folders.items()}
+
     def _remove(self, name: str, nodes: Collection[str] | None) -> tuple[str, ...]:
         folder = self._folder(name)
         for leftover in self.root.glob(f".new-{name}-*"):
@@ -255,6 +267,13 @@ class ProcessRuntime:
 
 def _with_process(node: NodeRecord, pid: int | None) -> NodeRecord:
     return replace(node, running=pid is not None, detail=f"pid {pid}" if pid is not None else "")
+
+
+def _server(folder: Path, pid: int | None) -> Server:
+    log = _read_log(folder, LOG_LINES)
+    if pid is None:
+        return Server("stopped" if (folder / CONFIG_FILE).exists() else "missing", log=log)
+    return Server("paused" if daemons.paused(pid) else "running", f"pid {pid}", log=log)
 
 
 def _name_ours(taken: Mapping[int, str], records: Sequence[Record]) -> dict[int, str]:

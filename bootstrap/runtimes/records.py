@@ -25,6 +25,7 @@ OPEN: Mapping[str, tuple[Any, ...]] = {
     "image": (None,),
     "announce": ("auto",),
     "announce_host": (None,),
+    "audience": ("auto",),
 }
 
 

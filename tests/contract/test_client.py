@@ -62,7 +62,7 @@ async def test_a_server_that_does_not_answer_is_silent(world: World) -> None:
     async with world.client(plan.nodes[0].addresses.control) as client:
         await client.run(("PING",))
         await world.runtime.control(world.name, world.node(0), "pause")
-        assert await client.look() == Silent("does not answer in time")
+        assert await client.look() == Silent("does not answer in time", "no-answer")
 
 
 @pytest.mark.parametrize("password", [None, "wrong"])

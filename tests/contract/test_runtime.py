@@ -408,12 +408,34 @@ async def test_vantages_tell_open_ports_from_shut_ones(world: World) -> None:
     plan = await world.prepared()
     await world.start(plan, 0)
     there, absent = (node.addresses for node in plan.nodes)
-    vantages = world.runtime.vantages(await world.record())
-    assert vantages
-    for vantage in vantages:
+    assert (await world.runtime.inspect(plan.name))[plan.nodes[0].name].state == "running"
+    vantages = [each for each in world.runtime.vantages(await world.record()) if each.beside]
+    here = [each for each in vantages if each.node in ("", plan.nodes[0].name)]
+    assert here
+    for vantage in here:
         assert vantage.name
         for address in (there.meet, there.bus):
-            assert await vantage.dial(address.host, address.port, timeout=5) == "open"
-        assert await vantage.dial(there.meet.host, absent.meet.port, timeout=5) == "refused"
+            assert (await vantage.dial(address.host, address.port, timeout=5)).outcome == "open"
+        asked = await vantage.dial(there.meet.host, there.meet.port, timeout=5, ask=True)
+        assert len(asked.said) == 40, "its node id"
+        assert (await vantage.dial(there.meet.host, absent.meet.port, timeout=5)).outcome == "refused"
         for address in (absent.meet, absent.bus):
-            assert await vantage.dial(address.host, address.port, timeout=0.5) != "open"
+            assert (await vantage.dial(address.host, address.port, timeout=0.5)).outcome != "open"
+
+
+async def test_what_can_be_said_of_a_server_without_asking_it(world: World) -> None:
+    plan = await world.prepared()
+    first, second = (node.name for node in plan.nodes)
+    assert {name: server.state for name, server in (await world.runtime.inspect(plan.name)).items()} == {
+        first: "missing",
+        second: "missing",
+    }
+    await world.start(plan, 0)
+    assert (await world.runtime.inspect(plan.name))[first].state == "running"
+    assert "eady to accept" in (await world.runtime.inspect(plan.name))[first].log
+    await world.runtime.control(plan.name, first, "pause")
+    assert (await world.runtime.inspect(plan.name))[first].state == "paused"
+    await world.runtime.control(plan.name, first, "resume")
+    await world.runtime.control(plan.name, first, "kill")
+    assert (await world.runtime.inspect(plan.name))[first].state == "stopped"
+    assert await world.runtime.inspect("nothing-of-that-name") == {}

@@ -23,6 +23,7 @@ from bootstrap.planning.addressing import (
     loopback,
     neighbours_needed,
     reach,
+    serves,
 )
 from bootstrap.planning.site import Engine, EnginePlace, Host, Resolved, ServerInfo, Site, Version
 from bootstrap.planning.spec import RESERVED_SETTINGS, ClusterSpec
@@ -439,3 +440,73 @@ def test_in_a_container_a_name_must_lead_out_of_it(whose: Any, taken: bool) -> N
         choose_announcement(spec, found)
     assert caught.value.code == "announce-host-elsewhere"
     assert "--add-host out.lan:host-gateway" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("place", "asked", "strategy", "served"),
+    [
+        ("local", {"audience": "both"}, "fixed-address", {"host", "network"}),
+        ("local", {"audience": "host"}, "fixed-address", {"host", "network"}),
+        ("local", {"audience": "network"}, "fixed-address", {"host", "network"}),
+        ("local", {"audience": "host", "announce": "client-address"}, "client-address", {"host"}),
+        ("nested", {"audience": "both"}, "gateway", {"host", "network"}),
+        ("desktop", {"audience": "host"}, "client-address", {"host"}),
+        ("desktop", {"audience": "network"}, "fixed-address", {"network"}),
+        ("desktop", {"audience": "network", "announce": "fixed-address"}, "fixed-address", {"network"}),
+        ("desktop", {"audience": "both", "announce_host": "me.lan"}, "host-name", {"host", "network"}),
+        ("rootless", {"audience": "network"}, "fixed-address", {"network"}),
+        ("rootless", {"audience": "auto"}, "client-address", {"host"}),
+    ],
+)
+def test_a_strategy_serves_the_audience_that_is_asked_for(
+    place: EnginePlace, asked: dict[str, Any], strategy: Strategy, served: set[str]
+) -> None:
+    chosen = choose(place, NEW, machine=HERE if "announce_host" in asked else None, **asked)
+    assert chosen.strategy == strategy
+    assert serves(chosen) == served
+
+
+@pytest.mark.parametrize(
+    ("place", "asked", "words", "hint"),
+    [
+        (
+            "rootless",
+            {"audience": "both"},
+            "client-address does not serve programs beside the servers",
+            "--announce-host",
+        ),
+        (
+            "desktop",
+            {"audience": "both"},
+            "client-address does not serve programs beside the servers",
+            "--announce-host",
+        ),
+        (
+            "local",
+            {"audience": "network", "announce": "same-port"},
+            "same-port does not serve programs beside the servers",
+            "leave out --announce",
+        ),
+        (
+            "desktop",
+            {"audience": "network", "announce": "client-address"},
+            "client-address does not serve programs beside the servers",
+            "leave out --announce",
+        ),
+    ],
+)
+def test_an_audience_that_cannot_be_served_is_refused(
+    place: EnginePlace, asked: dict[str, Any], words: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose(place, NEW, **asked)
+    assert caught.value.code == "audience-impossible"
+    assert words in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_addresses_of_containers_that_only_they_can_use() -> None:
+    chosen = Announcement("fixed-address", "because", routed=False)
+    where = reach(chosen, "valkey1", 6380, "172.28.0.3", "172.28.0.1").addresses
+    assert where.control == Address("127.0.0.1", 6380), "the only way from here"
+    assert where.announced == where.meet == Address("172.28.0.3", 6380)

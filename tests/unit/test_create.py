@@ -309,9 +309,9 @@ async def test_the_deadline_names_the_node_with_the_blocked_bus_port(lab: Lab) -
         await lab.create(timeout=1)
     error = caught.value
     assert isinstance(error, TimeoutError)
-    assert "valkey3: bus port 127.0.0.1:16382 does not answer (dialled from the fake network)" in error.message
+    assert "valkey3: its bus port 127.0.0.1:16382 does not answer: a firewall drops what is sent there" in error.message
     assert "127.0.0.1:16382" in error.hint
-    assert error.nodes["valkey3"].startswith("bus port 127.0.0.1:16382 does not answer")
+    assert error.nodes["valkey3"].startswith("its bus port 127.0.0.1:16382 does not answer")
     assert "in handshake with 127.0.0.1:6382" in error.nodes["valkey0"]
     assert not await lab.names()
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from bootstrap.judging.evidence import Contact
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.site import Engine, EnginePlace, ServerInfo, Version, server_of_tag
 from bootstrap.planning.subnets import choose_network
 from bootstrap.runtimes import addresses
-from bootstrap.runtimes.base import LocalVantage
+from bootstrap.runtimes.dialling import LocalVantage
 from bootstrap.runtimes.engine.archives import host_in, pack, unpack_one
 from bootstrap.runtimes.engine.facts import endpoint, engine_place, subnets, taken_ports
 from bootstrap.runtimes.engine.images import _note_layer, _split
@@ -284,18 +285,17 @@ def test_an_archive_without_a_file() -> None:
 
 
 async def test_a_vantage_that_cannot_be_entered_reaches_nothing(listener: int) -> None:
-    for pid in (None, 2**22 + 1):
-        vantage = NamespaceVantage("nowhere", lambda pid=pid: pid)  # type: ignore[misc]
-        assert await vantage.dial("127.0.0.1", listener, timeout=1) == "unreachable"
+    for vantage in (NamespaceVantage("nowhere", "", lambda: None), NamespaceVantage("nowhere", "", 2**22 + 1)):
+        assert await vantage.dial("127.0.0.1", listener, timeout=1) == Contact("unreachable")
 
 
 async def test_this_machine_as_a_vantage(listener: int) -> None:
     here = LocalVantage()
-    assert await here.dial("127.0.0.1", listener, timeout=5) == "open"
-    assert await here.dial("localhost", listener, timeout=5) == "open"
-    assert await here.dial("nowhere.invalid", listener, timeout=5) == "unresolvable"
+    assert await here.dial("127.0.0.1", listener, timeout=5) == Contact("open")
+    assert await here.dial("localhost", listener, timeout=5) == Contact("open")
+    assert await here.dial("nowhere.invalid", listener, timeout=5) == Contact("unresolvable")
     with socket.socket() as bound:
         # Bound, so that nobody else takes it, and not listening.
         bound.bind(("127.0.0.1", 0))
         shut = Address("127.0.0.1", bound.getsockname()[1])
-        assert await here.dial(shut.host, shut.port, timeout=5) == "refused"
+        assert await here.dial(shut.host, shut.port, timeout=5) == Contact("refused")

@@ -52,7 +52,8 @@ def expected(plan: Plan) -> Record:
         runtime="docker",
         spec={
             "name": "web1", "nodes": 12, "replicas": 1, "extra_replica_of": [], "base_port": None, "server": None,
-            "image": None, "announce": "auto", "announce_host": None, "publish": True, "ephemeral": False,
+            "image": None, "announce": "auto", "announce_host": None, "audience": "auto", "publish": True,
+            "ephemeral": False,
             "memory": None, "zones": ["a", "b"], "settings": {},
         },
         base_port=6379,

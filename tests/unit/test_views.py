@@ -205,7 +205,7 @@ def test_a_node_is_itself_exactly_once(count: int) -> None:
 @pytest.mark.parametrize("at", range(4))
 @pytest.mark.parametrize(
     ("error", "code"),
-    [("NOAUTH Authentication required.", "login"), ("NOPERM no", "login"), ("LOADING it is", "busy")],
+    [("NOAUTH Authentication required.", "login"), ("NOPERM no", "forbidden"), ("LOADING it is", "busy")],
 )
 def test_refused_sections_make_a_node_silent(at: int, error: str, code: str) -> None:
     replies: list[Any] = list(LOOKS["valkey-9.1.2"]["primary"])

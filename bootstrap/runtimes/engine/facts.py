@@ -12,6 +12,8 @@ from typing import Any
 
 import docker
 
+from bootstrap.judging.evidence import Server, ServerState
+from bootstrap.planning.addressing import Address
 from bootstrap.planning.site import EnginePlace
 from bootstrap.runtimes import listening
 from bootstrap.runtimes.engine import labels
@@ -92,3 +94,39 @@ def subnets(networks: Sequence[Mapping[str, Any]]) -> set[str]:
     configs = [config for each in networks for config in each["IPAM"]["Config"] or ()]
     # Engines before 25 take a host's address for a subnet, and tell it as it was given.
     return {str(ipaddress.ip_network(each["Subnet"], strict=False)) for each in configs if each.get("Subnet")}
+
+
+def server_of(inspected: Mapping[str, Any], log: str) -> Server:
+    """What the engine says of one container, from `inspect`."""
+    state, host = inspected["State"], inspected["HostConfig"]
+    settings = inspected["NetworkSettings"]
+    bindings = {int(port.partition("/")[0]): places for port, places in (settings.get("Ports") or {}).items()}
+    names = [
+        entry.rpartition(":") if entry.count(":") == 1 else entry.partition(":")
+        for entry in host.get("ExtraHosts") or ()
+    ]
+    kind: ServerState = "paused" if state.get("Paused") else "running" if state.get("Running") else "stopped"
+    ended = "ran out of memory" if state.get("OOMKilled") else f"exited with {state.get('ExitCode')}"
+    return Server(
+        state=kind,
+        detail=ended if kind == "stopped" else f"container {inspected['Id'][:12]}",
+        container=inspected["Name"].lstrip("/"),
+        addresses=tuple(each["IPAddress"] for each in settings["Networks"].values() if each.get("IPAddress")),
+        published={
+            port: tuple(Address(place["HostIp"], int(place["HostPort"])) for place in places or ())
+            for port, places in bindings.items()
+        },
+        names={name: address for name, _, address in names},
+        log=log,
+    )
+
+
+def leads_to(listed: Mapping[str, Any], address: Address) -> bool:
+    """Whether an address leads to a container, as the engine lists it: by its own address or by a published port."""
+    networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
+    if address.host in {each.get("IPAddress") for each in networks.values()}:
+        return True
+    return any(
+        port.get("PublicPort") == address.port and port.get("IP") in (address.host, "0.0.0.0")  # noqa: S104
+        for port in listed.get("Ports") or ()
+    )

@@ -27,6 +27,7 @@ from docker.types import IPAMConfig, IPAMPool, LogConfig, Mount
 from bootstrap.concurrency import THREADS, in_thread, together
 from bootstrap.errors import BootstrapError, Conflict, RuntimeUnavailable, Taken
 from bootstrap.events import Reporter
+from bootstrap.judging.evidence import Server
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.plan import CONFIG_FILE, DATA_FOLDER, Container, Facts, Plan, PlannedNode, bind
 from bootstrap.planning.site import Engine, EnginePlace, Host, Site
@@ -34,11 +35,12 @@ from bootstrap.planning.spec import DEFAULT_IMAGE, Pull
 from bootstrap.planning.subnets import Network
 from bootstrap.planning.text import listing
 from bootstrap.runtimes import addresses, daemons, listening
-from bootstrap.runtimes.base import Action, LocalVantage, Record, Vantage
+from bootstrap.runtimes.base import LOG_LINES, Action, Record, Vantage
 from bootstrap.runtimes.claims import claimed, default_root
+from bootstrap.runtimes.dialling import LocalVantage
 from bootstrap.runtimes.engine import labels, locks
 from bootstrap.runtimes.engine.archives import SERVER_UID, pack
-from bootstrap.runtimes.engine.facts import endpoint, find_place, knock, subnets, taken_ports
+from bootstrap.runtimes.engine.facts import endpoint, find_place, knock, leads_to, server_of, subnets, taken_ports
 from bootstrap.runtimes.engine.failures import (
     API_SECONDS,
     CONTACT_SECONDS,
@@ -89,6 +91,7 @@ class EngineRuntime:
         self._made: docker.DockerClient | None = None
         self._making = threading.Lock()
         self._place: EnginePlace | None = None
+        self._pids: dict[tuple[str, str], int] = {}
         self._images = Images(lambda: self._api)
 
     async def describe(self) -> str:
@@ -163,16 +166,36 @@ class EngineRuntime:
             await together(partial(self._remove_one, each, left) for each in found if each.kind == kind)
         return tuple(sorted(left))
 
-    def vantages(self, record: Record) -> Sequence[Vantage]:
-        """See `Runtime.vantages`: inside a container, where we may enter one, or this machine, where it routes to them.
+    async def inspect(self, name: str) -> Mapping[str, Server]:
+        """See `Runtime.inspect`."""
+        return await in_thread(self._servers, name)
 
-        None at all is better than one that cannot reach what is fine: its findings would accuse the innocent.
+    def vantages(self, record: Record) -> Sequence[Vantage]:
+        """See `Runtime.vantages`: this machine, and inside every container where we may enter them.
+
+        Where this machine routes to containers, it sees them as they see each other.
         """
+        here = LocalVantage(beside=False)
         if self._place != "local":
-            return ()
-        if can_enter():
-            return (NamespaceVantage("inside the network", partial(self._pid_of_any, record.name)),)
-        return (LocalVantage(),)
+            return (here,)
+        if not can_enter():
+            return (LocalVantage(),)
+        inside = (
+            NamespaceVantage(f"inside {node.name}", node.name, partial(self._pid_of, record.name, node.name))
+            for node in record.nodes
+        )
+        return (here, *inside)
+
+    async def containers_at(self, addresses: Mapping[str, Address]) -> dict[str, tuple[Server, Vantage | None]]:
+        """The containers, whoever made them, that these addresses lead to; with a place inside where one can be had.
+
+        Args:
+            addresses: by node name, as they are reached from here.
+
+        Raises:
+            RuntimeUnavailable: the engine cannot be asked.
+        """
+        return await in_thread(self._containers_at, dict(addresses))
 
     # What follows blocks, and runs in a thread.
 
@@ -490,14 +513,48 @@ class EngineRuntime:
         attached = self._api.inspect_network(network).get("Containers") or {}
         return [f"the container {each['Name']}" for each in attached.values()]
 
-    def _pid_of_any(self, name: str) -> int | None:
-        """The process id of a server of the cluster that runs."""
+    def _servers(self, name: str) -> dict[str, Server]:
+        found: dict[str, Server] = {}
+        records = self._inventory(name)
         with engine_errors(f"look into {name}"):
-            for each in self._api.containers(filters={"label": f"{labels.CLUSTER}={name}"}):
-                # It may have ended, or be gone, since it was listed.
+            if self._place is None:
+                self._place = find_place(self._api.info(), [each["Id"] for each in self._api.containers(all=True)])
+            for each in self._api.containers(all=True, filters={"label": f"{labels.CLUSTER}={name}"}):
+                # It may be gone since it was listed.
                 with suppress(NotFound):
-                    if pid := int(self._api.inspect_container(each["Id"])["State"]["Pid"]):
-                        return pid
+                    inspected = self._api.inspect_container(each["Id"])
+                    log = self._read_log(each["Id"], tail=LOG_LINES) or b""
+                    node = each["Labels"].get(labels.NODE, "")
+                    found[node] = server_of(inspected, log.decode(errors="replace"))
+                    self._pids[name, node] = int(inspected["State"]["Pid"])
+        return {node.name: found.get(node.name, Server("missing")) for record in records for node in record.nodes}
+
+    def _containers_at(self, addresses: dict[str, Address]) -> dict[str, tuple[Server, Vantage | None]]:
+        found: dict[str, tuple[Server, Vantage | None]] = {}
+        with engine_errors("look for the servers' containers"):
+            listed = self._api.containers()
+            place = find_place(self._api.info(), [each["Id"] for each in listed])
+            for each in listed:
+                names = [name for name, address in addresses.items() if leads_to(each, address)]
+                with suppress(NotFound):
+                    for name in names:
+                        inspected = self._api.inspect_container(each["Id"])
+                        log = self._read_log(each["Id"], tail=LOG_LINES) or b""
+                        server = server_of(inspected, log.decode(errors="replace"))
+                        found[name] = (server, None)
+                        if place == "local" and can_enter():
+                            pid = int(inspected["State"]["Pid"])
+                            found[name] = (server, NamespaceVantage(f"inside {server.container}", name, pid))
+        return found
+
+    def _pid_of(self, name: str, node: str) -> int | None:
+        """The process id of a node's server, None if it does not run."""
+        if known := self._pids.pop((name, node), 0):
+            return known
+        with engine_errors(f"look into {node}"), suppress(NotFound):
+            found = self._container(name, node)
+            if found is not None:
+                return int(self._api.inspect_container(found["Id"])["State"]["Pid"]) or None
         return None
 
 

@@ -1,0 +1,125 @@
+"""Which addresses are dialled from where, and the dialling itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+
+from bootstrap.concurrency import together
+from bootstrap.judging.evidence import Dial, Port
+from bootstrap.judging.views import Views, seen
+from bootstrap.planning.addressing import Address, NodeAddresses
+from bootstrap.planning.spec import BUS_OFFSET
+from bootstrap.runtimes.base import Vantage
+
+DIAL_SECONDS = 1.0
+"""How long a port may take to answer: on one machine it does within a millisecond."""
+
+DIALS_AT_ONCE = 64
+
+PAIRS_UP_TO = 16
+"""Up to so many nodes every one dials every other one; larger clusters are dialled from a few places each."""
+
+PLACES_EACH = 3
+"""From how many places each node of a larger cluster is dialled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One address of a node that somebody is told to use."""
+
+    node: str
+    port: Port
+    address: Address
+    beside: bool
+
+
+def targets(nodes: Mapping[str, NodeAddresses], views: Views) -> tuple[Target, ...]:
+    """Every address by which some node or client is told to reach a node, each once.
+
+    Args:
+        nodes: what is known of their addresses.
+        views: what nodes say of each other.
+    """
+    here = seen(views)
+    names = {view.id: name for name, view in here.items()}
+    found: dict[Target, None] = {}
+    # Equal lines are one object in all views.
+    for peer in {id(peer): peer for view in here.values() for peer in view.peers.values()}.values():
+        name = names.get(peer.id, "")
+        if peer.handshake and peer.address.host:
+            # Nobody's yet: who it is comes with the handshake.
+            unknown = str(peer.address)
+            bus = Address(peer.address.host, peer.bus_port or peer.address.port + BUS_OFFSET)
+            found |= dict.fromkeys((Target(unknown, "data", peer.address, True), Target(unknown, "bus", bus, True)))
+        if not name or not peer.address.host or peer.handshake:
+            continue
+        bus = Address(peer.address.host, peer.bus_port or peer.address.port + BUS_OFFSET)
+        address = nodes[name].meet if name in nodes and _for_clients(peer.address, nodes[name]) else peer.address
+        bus = nodes[name].bus if address is not peer.address else bus
+        found |= dict.fromkeys((Target(name, "data", address, True), Target(name, "bus", bus, True)))
+    known = {target.node for target in found}
+    for name, where in nodes.items():
+        # Nobody has told an address of it yet: then the one where it is to be met.
+        if name not in known:
+            found |= dict.fromkeys((Target(name, "data", where.meet, True), Target(name, "bus", where.bus, True)))
+    for view in here.values():
+        for node_id, address in view.listed.items():
+            if node_id in names and address.host:
+                found[Target(names[node_id], "data", address, False)] = None
+    return tuple(found)
+
+
+def _for_clients(address: Address, where: NodeAddresses) -> bool:
+    """Whether CLUSTER NODES shows the address for clients (`cluster-announce-client-ipv4`) and not the nodes' own."""
+    return where.announced is not None and address == where.announced != where.meet
+
+
+def chosen(found: Sequence[Target], vantages: Sequence[Vantage], unlinked: Iterable[tuple[str, str]]) -> Iterator[
+    tuple[Vantage, Target]
+]:  # fmt: skip
+    """Which targets are dialled from which places.
+
+    Args:
+        found: all targets.
+        vantages: all places.
+        unlinked: nodes that say that they have no link to another one: those are tried in any case.
+    """
+    beside = [each for each in vantages if each.beside]
+    suspects = set(unlinked)
+    nodes = list(dict.fromkeys(target.node for target in found))
+    for vantage in vantages:
+        yield from ((vantage, target) for target in found if not target.beside and not vantage.beside)
+    for index, vantage in enumerate(beside):
+        for target in found:
+            if vantage.node == target.node and len(nodes) > 1:
+                continue
+            far = (nodes.index(target.node) - index) % max(len(beside), 1) > PLACES_EACH
+            if len(nodes) > PAIRS_UP_TO and far and (vantage.node, target.node) not in suspects:
+                continue
+            # What clients are told is dialled here, too, where clients are beside the servers.
+            if target.beside or all(each.beside for each in vantages):
+                yield vantage, target
+
+
+async def dial_all(pairs: Iterable[tuple[Vantage, Target]]) -> tuple[Dial, ...]:
+    """Dial, many at once; in the order of the pairs, each once."""
+    # Clients and nodes may be told the same address.
+    distinct = {(id(vantage), target.node, target.port, target.address): (vantage, target) for vantage, target in pairs}
+    limit = anyio.CapacityLimiter(DIALS_AT_ONCE)
+    results: dict[int, Dial] = {}
+
+    async def one(index: int, vantage: Vantage, target: Target) -> None:
+        async with limit:
+            contact = await vantage.dial(
+                target.address.host, target.address.port, timeout=DIAL_SECONDS, ask=target.port == "data"
+            )
+        results[index] = Dial(
+            target.node, target.port, target.address, vantage.name, contact, vantage.node, vantage.beside
+        )
+
+    await together(partial(one, index, *pair) for index, pair in enumerate(distinct.values()))
+    return tuple(results[index] for index in sorted(results))

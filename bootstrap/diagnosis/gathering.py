@@ -1,0 +1,98 @@
+"""Gathers all the evidence about a cluster: looks, testimony, dials from every place, and what the runtime knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import anyio
+
+from bootstrap.diagnosis.asking import hear
+from bootstrap.diagnosis.dialling import chosen, dial_all, targets
+from bootstrap.events import Reporter
+from bootstrap.formation.clients import Clients
+from bootstrap.judging.agreement import agree
+from bootstrap.judging.evidence import Evidence, Place, Server
+from bootstrap.judging.views import Views
+from bootstrap.planning.addressing import Address, NodeAddresses
+from bootstrap.planning.text import plural
+from bootstrap.runtimes.base import Vantage
+
+SETTLE_SECONDS = 1.5
+"""Between the two looks at a cluster that is not healthy: handshakes and flags that pass, pass within this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What evidence is gathered about.
+
+    Args:
+        clients: all of its nodes, by their control addresses.
+        nodes: the addresses that each node is known to have.
+        announced: where clients are to be sent for a node, as far as that is known.
+        vantages: the places to dial from.
+        servers: what the runtime says of them.
+        places: where they are, where that is declared.
+        expected: settings that the configuration gives, by node.
+        untried: what cannot be tried from here.
+        cluster: the name of a cluster of ours, "" for others'.
+    """
+
+    clients: Clients
+    nodes: Mapping[str, NodeAddresses]
+    announced: Mapping[str, Address] = field(default_factory=dict)
+    vantages: Sequence[Vantage] = ()
+    servers: Mapping[str, Server] = field(default_factory=dict)
+    places: Mapping[str, Place] = field(default_factory=dict)
+    expected: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    untried: tuple[str, ...] = ()
+    cluster: str = ""
+
+    def knowing(self, **fields: Any) -> Subject:
+        """The same with more that is known."""
+        return replace(self, **fields)
+
+
+async def glance(subject: Subject) -> Evidence:
+    """Only what nodes believe: one look, and another one where that is not healthy."""
+    before, views = await _look(subject)
+    return Evidence(views, before=before, nodes=subject.nodes, announced=subject.announced, cluster=subject.cluster)
+
+
+async def _look(subject: Subject) -> tuple[Views, Views]:
+    views = await subject.clients.look()
+    if agree(views, subject.announced).healthy:
+        return {}, views
+    await anyio.sleep(SETTLE_SECONDS)
+    return views, await subject.clients.look()
+
+
+async def gather(subject: Subject, reporter: Reporter) -> Evidence:
+    """Look, ask and dial; nothing is changed. Takes about a second, and longer where something does not answer."""
+    total = len(subject.nodes)
+    with reporter.phase("ask", f"Asking {plural(total, 'node')}", f"Asked {plural(total, 'node')}"):
+        before, views = await _look(subject)
+        told = await hear(subject.clients)
+    unlinked = [(doubt.node, doubt.about) for doubt in agree(views).of("link", "unknown", "flag")]
+    running = {name for name, server in subject.servers.items() if server.state in ("running", "paused")}
+    places = [each for each in subject.vantages if not each.node or each.node in running]
+    with reporter.phase("dial", "Dialling from every place", "Dialled from every place") as phase:
+        dials = await dial_all(chosen(targets(subject.nodes, views), places, unlinked))
+        phase.done_title = f"Dialled {plural(len(dials), 'time')} from {plural(len(places), 'place')}"
+    untried = tuple(
+        f"from inside {each.node}: its server does not run" for each in subject.vantages if each not in places
+    )
+    return Evidence(
+        views=views,
+        dials=dials,
+        before=before,
+        nodes=subject.nodes,
+        told=told,
+        servers=subject.servers,
+        places=subject.places,
+        untried=(*subject.untried, *untried),
+        announced=subject.announced,
+        expected=subject.expected,
+        cluster=subject.cluster,
+    )

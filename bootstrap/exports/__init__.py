@@ -1,0 +1,1 @@
+"""Text for other programs, from values alone."""
