@@ -631,6 +631,7 @@ class FakeVantage:
     name = "the fake network"
     node = ""
     beside = True
+    slow = False
 
     def __init__(self, servers: FakeServers) -> None:
         self._servers = servers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import anyio
 
@@ -19,6 +20,9 @@ DIAL_SECONDS = 1.0
 """How long a port may take to answer: on one machine it does within a millisecond."""
 
 DIALS_AT_ONCE = 64
+
+SLOW_DIALS = 24
+"""How many dials are made from places where each takes a good part of a second."""
 
 PAIRS_UP_TO = 16
 """Up to so many nodes every one dials every other one; larger clusters are dialled from a few places each."""
@@ -88,8 +92,15 @@ def chosen(found: Sequence[Target], vantages: Sequence[Vantage], unlinked: Itera
         vantages: all places.
         unlinked: nodes that say that they have no link to another one: those are tried in any case.
     """
-    beside = [each for each in vantages if each.beside]
+    beside = [each for each in vantages if each.beside and not each.slow]
     suspects = set(unlinked)
+    slow = (
+        (vantage, target)
+        for vantage in vantages
+        for target in found
+        if vantage.slow and target.beside and (vantage.node, target.node) in suspects
+    )
+    yield from islice(slow, SLOW_DIALS)
     nodes = list(dict.fromkeys(target.node for target in found))
     for vantage in vantages:
         yield from ((vantage, target) for target in found if not target.beside and not vantage.beside)

@@ -107,8 +107,10 @@ async def _from_outside(deployment: Deployment, subject: Subject) -> Subject:
     servers = await deployment.runtime.inspect(deployment.name)
     vantages: Sequence[Vantage] = [each for record in records for each in deployment.runtime.vantages(record)]
     untried: tuple[str, ...] = ()
-    if deployment.runtime.kind == "docker" and not any(each.node for each in vantages):
-        untried = ("from inside the containers: only root on the engine's own Linux machine can enter them",)
+    if any(each.slow for each in vantages):
+        untried = (
+            "from inside the containers, but where nodes miss each other: only root on the engine's machine can",
+        )
     places = {node.name: Place(node.host, node.zone) for node in deployment.nodes}
     configured = {**DEFAULTS, "cluster-node-timeout": NODE_TIMEOUT}
     for record in records:

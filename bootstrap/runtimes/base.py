@@ -85,11 +85,13 @@ class Vantage(Protocol):
         name: the place, for people.
         node: the node whose place it is, "" for a place of no node.
         beside: it sees the network as the servers do; otherwise as clients do.
+        slow: a dial takes so long that only those are made that are likely to show something.
     """
 
     name: str
     node: str
     beside: bool
+    slow: bool
 
     async def dial(self, host: str, port: int, *, timeout: float, ask: bool = False) -> Contact:
         """Try to open a TCP connection; never raises for what the network does.

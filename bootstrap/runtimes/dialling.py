@@ -26,6 +26,7 @@ class LocalVantage:
 
     name = "this machine"
     node = ""
+    slow = False
 
     def __init__(self, *, beside: bool = True) -> None:
         self.beside = beside

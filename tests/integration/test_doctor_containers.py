@@ -17,6 +17,9 @@ import pytest
 import redis
 from docker.models.containers import Container
 
+import bootstrap
+from bootstrap.runtimes.engine.sidecar import PROBE
+
 from .conftest import free_block, require_root, until
 from .containers import CLIENT, Containers, make, remove
 from .engines import Inside, into
@@ -132,6 +135,24 @@ def test_a_data_port_behind_a_firewall(ours: Ours) -> None:
     with blocked(ours.containers.container(1), ours.ports[1], "REJECT"):
         assert any(cause == "data-port-blocked" for _, cause in ours.errors())
         ours.document("data-port-blocked", "the data port is blocked by a firewall")
+
+
+async def test_without_root_containers_beside_the_nodes_dial(ours: Ours, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bootstrap.runtimes.engine.runtime.can_enter", lambda: False)
+    cluster = await bootstrap.attach(ours.containers.name, runtime="docker")
+    healthy = await cluster.doctor()
+    assert healthy.findings == ()
+    assert "only root" in healthy.evidence.untried[0]
+    names = [node.name for node in cluster.nodes]
+    with blocked(ours.containers.container(4), ours.ports[4] + 10000):
+        found = await cluster.doctor()
+        while found.healthy or not any(dial.vantage.startswith("beside") for dial in found.evidence.dials):
+            found = await cluster.doctor()
+    assert [(finding.node, finding.cause) for finding in found.errors] == [(names[4], "bus-port-blocked")]
+    beside = [dial for dial in found.evidence.dials if dial.vantage.startswith("beside")]
+    assert {dial.outcome for dial in beside if (dial.node, dial.port) == (names[4], "bus")} == {"silent"}
+    assert {dial.outcome for dial in beside if (dial.node, dial.port) == (names[4], "data")} == {"open"}
+    assert ours.containers.engine.containers.list(all=True, filters={"label": PROBE}) == []
 
 
 def test_two_causes_at_once(ours: Ours) -> None:

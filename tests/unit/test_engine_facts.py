@@ -18,6 +18,7 @@ from bootstrap.runtimes.engine.archives import host_in, pack, unpack_one
 from bootstrap.runtimes.engine.facts import endpoint, engine_place, subnets, taken_ports
 from bootstrap.runtimes.engine.images import _note_layer, _split
 from bootstrap.runtimes.engine.netns import NamespaceVantage
+from bootstrap.runtimes.engine.sidecar import read_sign
 
 SOCKET = "unix:///var/run/docker.sock"
 LINUX = {"OperatingSystem": "Debian GNU/Linux 12 (bookworm)", "Name": "me", "SecurityOptions": ["name=seccomp"]}
@@ -299,3 +300,25 @@ async def test_this_machine_as_a_vantage(listener: int) -> None:
         bound.bind(("127.0.0.1", 0))
         shut = Address("127.0.0.1", bound.getsockname()[1])
         assert await here.dial(shut.host, shut.port, timeout=5) == Contact("refused")
+
+
+@pytest.mark.parametrize(
+    ("line", "contact"),
+    [
+        ("Connecting to PRIMARY 10.0.0.2:6379", None),
+        ("Non blocking connect for SYNC fired the event.", None),
+        ("Primary replied to PING, replication can continue...", Contact("open")),
+        ("Master replied to PING, replication can continue...", Contact("open")),
+        ("Failed to read response from the server: Connection reset by peer", Contact("open")),
+        ("Error condition on socket for SYNC: Connection refused", Contact("refused")),
+        ("Error condition on socket for SYNC: No route to host", Contact("unreachable")),
+        ("Timeout connecting to the PRIMARY...", Contact("silent")),
+        ("Unable to connect to MASTER: No such file or directory", Contact("unresolvable")),
+        (
+            "Error reply to PING from primary: '-DENIED Running in protected mode'",
+            Contact("open", "-DENIED Running in protected mode"),
+        ),
+    ],
+)
+def test_what_a_server_that_dials_logs(line: str, contact: Contact | None) -> None:
+    assert read_sign(f"1:S 23 Nov 2026 10:00:00.000 * Ready to accept connections unix\n1:S ... * {line}\n") == contact

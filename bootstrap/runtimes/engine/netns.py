@@ -41,6 +41,7 @@ class NamespaceVantage:
     """
 
     beside = True
+    slow = False
 
     def __init__(self, name: str, node: str, pid: int | Callable[[], int | None]) -> None:
         self.name = name

@@ -54,6 +54,7 @@ from bootstrap.runtimes.engine.failures import (
 )
 from bootstrap.runtimes.engine.images import Images
 from bootstrap.runtimes.engine.netns import NamespaceVantage, can_enter
+from bootstrap.runtimes.engine.sidecar import SidecarVantage
 from bootstrap.runtimes.records import reserved_ports
 
 STOP_SECONDS = 10
@@ -171,20 +172,16 @@ class EngineRuntime:
         return await in_thread(self._servers, name)
 
     def vantages(self, record: Record) -> Sequence[Vantage]:
-        """See `Runtime.vantages`: this machine, and inside every container where we may enter them.
+        """See `Runtime.vantages`: inside every container, or by a container beside it where we may not enter."""
+        enter = self._place == "local" and can_enter()
+        # Where this machine routes to containers, it sees them as they see each other.
+        here = LocalVantage(beside=self._place == "local" and not enter)
+        return (here, *(self._inside(record.name, node.name, enter=enter) for node in record.nodes))
 
-        Where this machine routes to containers, it sees them as they see each other.
-        """
-        here = LocalVantage(beside=False)
-        if self._place != "local":
-            return (here,)
-        if not can_enter():
-            return (LocalVantage(),)
-        inside = (
-            NamespaceVantage(f"inside {node.name}", node.name, partial(self._pid_of, record.name, node.name))
-            for node in record.nodes
-        )
-        return (here, *inside)
+    def _inside(self, name: str, node: str, *, enter: bool) -> Vantage:
+        if enter:
+            return NamespaceVantage(f"inside {node}", node, partial(self._pid_of, name, node))
+        return SidecarVantage(f"beside {node}", node, lambda: self._api, partial(self._inspected, name, node))
 
     async def containers_at(self, addresses: Mapping[str, Address]) -> dict[str, tuple[Server, Vantage | None]]:
         """The containers, whoever made them, that these addresses lead to; with a place inside where one can be had.
@@ -551,10 +548,15 @@ class EngineRuntime:
         """The process id of a node's server, None if it does not run."""
         if known := self._pids.pop((name, node), 0):
             return known
+        found = self._inspected(name, node)
+        return None if found is None else int(found["State"]["Pid"])
+
+    def _inspected(self, name: str, node: str) -> dict[str, Any] | None:
+        """What the engine says of a node's container, None if it does not run."""
         with engine_errors(f"look into {node}"), suppress(NotFound):
             found = self._container(name, node)
-            if found is not None:
-                return int(self._api.inspect_container(found["Id"])["State"]["Pid"]) or None
+            if found is not None and found["State"] in _UP:
+                return dict(self._api.inspect_container(found["Id"]))
         return None
 
 
