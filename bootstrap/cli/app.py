@@ -71,6 +71,7 @@ def cli() -> None:
       valkey-bootstrap --nodes 6 --replicas 1            create a cluster
       valkey-bootstrap --nodes 6 --replicas 1 --dry-run  show what that would do
       valkey-bootstrap status                            ask every node
+      valkey-bootstrap doctor                            find out what is wrong, and how to mend it
       valkey-bootstrap delete                            remove it again
 
     Flags without a verb mean `create`. NODE is a name, an index, the beginning of a node id, or HOST:PORT.

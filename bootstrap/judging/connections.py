@@ -212,7 +212,7 @@ def _blocked(dial: Dial) -> Finding:
         dial.node,
         f"{dial.port}-port-blocked",
         f"its {kind} {dial.address} {OUTCOME_WORDS[dial.outcome]}: {why}",
-        f"let the nodes reach {dial.address}, TCP",
+        f"let the nodes reach {dial.address}: see to the firewall, and that something listens there",
         evidence=(f"dialled from {dial.vantage}",),
     )
 

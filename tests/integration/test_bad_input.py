@@ -231,7 +231,7 @@ def test_a_blocked_bus_port(command: Command, target: tuple[str, ...], words: st
     with blocked(base + 10001, *target):
         told = refused(command, 6, "--nodes", 3, "--replicas", 0, "--base-port", base, "--timeout", 5)
     assert time.monotonic() - began < 5 + 7
-    assert f"valkey1: bus port 127.0.0.1:{base + 10001} {words}" in told
+    assert f"valkey1: its bus port 127.0.0.1:{base + 10001} {words}" in told
     assert "(not-converged)" in told
     assert "firewall" in told.partition("hint: ")[2]
 

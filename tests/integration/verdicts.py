@@ -35,10 +35,17 @@ def plain(printed: str, names: Mapping[str, str], ports: list[int]) -> str:
 
 
 def finding_in(printed: str, cause: str) -> str:
-    """The lines of one finding."""
+    """The lines of one finding, with the first line of what was seen: how many there are depends on the moment."""
     blocks = [block for block in printed.split("\n\n") if f"({cause}" in block.splitlines()[0]]
     assert blocks, f"{cause} is not among:\n{printed}"
-    return blocks[0].rstrip()
+    return shortened(blocks[0].rstrip())
+
+
+def shortened(block: str) -> str:
+    """Without the further lines of what was seen."""
+    lines = block.splitlines()
+    seen = [line for line in lines if line.startswith("    seen ")]
+    return "\n".join(line for line in lines if line not in seen[1:])
 
 
 def check(cause: str, title: str, printed: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bootstrap.judging.causes import cause_in_log, diagnose
-from bootstrap.judging.evidence import Contact, Dial, Evidence, Outcome
+from bootstrap.judging.evidence import Contact, Dial, Evidence, Outcome, Place
 from bootstrap.judging.simulation import Simulation, settle
 from bootstrap.judging.views import NodeView, Silent, View
 from bootstrap.planning.addressing import Address
@@ -82,6 +82,31 @@ def test_a_node_that_is_shown_wrong_and_a_link_that_is_down() -> None:
     assert causes(Evidence(views)) == [("valkey3", "views-differ")]
     views["valkey3"] = replace(third, link="down")
     assert causes(Evidence(views)) == [("valkey3", "replication-down")], "which may well be why"
+
+
+def warnings(evidence: Evidence) -> list[tuple[str, str]]:
+    return [(finding.node, finding.cause) for finding in diagnose(evidence) if finding.level == "warning"]
+
+
+def test_a_replica_on_the_machine_of_its_primary() -> None:
+    pairs = {node.name: node.primary for node in PLAN.nodes if node.primary}
+    replica, primary = next(iter(pairs.items()))
+    apart = {node.name: Place("a" if node.role == "primary" else "b") for node in PLAN.nodes}
+    assert (replica, "shares-host") not in warnings(Evidence(healthy(), places=apart))
+    together = {**apart, replica: apart[primary]}
+    assert (replica, "shares-host") in warnings(Evidence(healthy(), places=together))
+    one_machine = dict.fromkeys(apart, Place("a"))
+    assert (replica, "shares-host") not in warnings(Evidence(healthy(), places=one_machine)), "there is no other"
+
+
+def test_what_no_rule_explains_is_told_all_the_same() -> None:
+    views = healthy() | {"valkey2": Silent("answers BUSY running a script", "busy")}
+    assert causes(Evidence(views)) == [("valkey2", "silent")]
+    views = healthy()
+    first = views["valkey0"]
+    assert isinstance(first, NodeView)
+    views["valkey0"] = replace(first, state="fail")
+    assert causes(Evidence(views)) == [("valkey0", "not-ok")]
 
 
 @pytest.mark.parametrize(

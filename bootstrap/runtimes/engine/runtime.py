@@ -542,7 +542,7 @@ class EngineRuntime:
                         if place == "local" and can_enter():
                             pid = int(inspected["State"]["Pid"])
                             found[name] = (server, NamespaceVantage(f"inside {server.container}", name, pid))
-        return found
+        return {name: found[name] for name in addresses if name in found}
 
     def _pid_of(self, name: str, node: str) -> int | None:
         """The process id of a node's server, None if it does not run."""
