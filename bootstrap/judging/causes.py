@@ -12,7 +12,7 @@ from dataclasses import replace
 from bootstrap.judging.agreement import Agreement, DoubtKind, agree
 from bootstrap.judging.connections import connections
 from bootstrap.judging.evidence import Evidence, Finding
-from bootstrap.judging.views import NodeView, Silent, seen
+from bootstrap.judging.views import NodeView, Silent, SilentCode, seen
 from bootstrap.planning.slots import SLOTS, expand, format_ranges, merge
 from bootstrap.planning.text import listing, plural
 
@@ -25,7 +25,7 @@ NEEDED_COMMANDS = "+info +ping +config|get +cluster +function|list"
 def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
     """What is wrong: errors first, the most certain before the others; empty when nothing is."""
     agreement = agree(evidence.views, evidence.announced)
-    found = [*_servers(evidence), *_silence(evidence), *_identities(evidence), *connections(evidence)]
+    found = [*_servers(evidence), *_silence(evidence), *_identities(evidence), *connections(evidence, agreement)]
     found += [
         *_strangers(evidence),
         *_handshakes(evidence, {finding.node for finding in found}),
@@ -94,38 +94,77 @@ def death_mend(cause: str) -> str:
 
 
 def _silence(evidence: Evidence) -> Iterator[Finding]:
-    accepted = [name for name, view in evidence.views.items() if not isinstance(view, Silent)]
     down = {name for name, server in evidence.servers.items() if server.state != "running"}
     for name, view in evidence.views.items():
-        if isinstance(view, NodeView):
-            if not view.cluster_mode:
-                words = "start it with `cluster-enabled yes`"
-                yield Finding(name, "no-cluster-mode", "is not in cluster mode", words, "cluster-enabled")
-            continue
-        if name in down:
-            continue
-        match view.code:
-            case "login":
-                yield _login(name, view, accepted)
-            case "forbidden":
-                mend = f"let the user run what this needs: `ACL SETUSER USER {NEEDED_COMMANDS}`"
-                yield Finding(
-                    name, "acl-forbidden", "its user may not run a command", mend, "ACL", evidence=(view.reason,)
-                )
-            case "protected":
-                yield protected(name, view.reason)
-            case "full":
-                mend = "raise it: `CONFIG SET maxclients N`, or find who leaves connections open: `CLIENT LIST`"
-                yield Finding(name, "maxclients", "takes no more clients", mend, "maxclients", evidence=(view.reason,))
-            case "no-answer":
-                mend = "see whether it is frozen (`kill -CONT PID`, `docker unpause`), busy (`SLOWLOG GET`) or swapping"
-                yield Finding(name, "no-answer", "takes connections and does not answer in time", mend)
-            case "unreachable" if not _dialled(evidence, name):
-                yield Finding(name, "silent", view.reason, "see whether it runs, and whether its address is right")
-            case "busy" | "garbage":
-                yield Finding(name, "silent", view.reason, f"see the log of {name}")
-            case _:
-                pass
+        if isinstance(view, NodeView) and not view.cluster_mode:
+            words = "start it with `cluster-enabled yes`"
+            yield Finding(name, "no-cluster-mode", "is not in cluster mode", words, "cluster-enabled")
+        elif isinstance(view, Silent) and name not in down and (finding := _silent(evidence, name, view)):
+            yield finding
+
+
+_SAID_WHY: Mapping[SilentCode, tuple[str, str, str, str]] = {
+    # What a server that turned us away said -> the cause, in words, what to do, the guilty setting.
+    "forbidden": (
+        "acl-forbidden",
+        "its user may not run a command",
+        f"let the user run what this needs: `ACL SETUSER USER {NEEDED_COMMANDS}`",
+        "ACL",
+    ),
+    "protected": (
+        "protected-mode",
+        "is in protected mode, and turns away clients and replicas of other machines",
+        "set a password, or `CONFIG SET protected-mode no` where nobody else can reach it",
+        "protected-mode",
+    ),
+    "full": (
+        "maxclients",
+        "takes no more clients",
+        "raise it: `CONFIG SET maxclients N`, or find who leaves connections open: `CLIENT LIST`",
+        "maxclients",
+    ),
+    "no-answer": (
+        "no-answer",
+        "takes connections and does not answer in time",
+        "see whether it is frozen (`kill -CONT PID`, `docker unpause`), busy (`SLOWLOG GET`) or swapping",
+        "",
+    ),
+}
+
+
+def _silent(evidence: Evidence, name: str, view: Silent) -> Finding | None:
+    """Why a server that may well run said nothing; None where dials tell more."""
+    if view.code == "login":
+        return _login(name, view, [each for each, other in evidence.views.items() if not isinstance(other, Silent)])
+    if view.code == "unreachable":
+        return _unreachable(evidence, name, view)
+    if view.code in _SAID_WHY:
+        cause, words, mend, setting = _SAID_WHY[view.code]
+        return Finding(name, cause, words, mend, setting, evidence=(view.reason,))
+    return Finding(name, "silent", view.reason, f"see the log of {name}")
+
+
+def _unreachable(evidence: Evidence, name: str, view: Silent) -> Finding | None:
+    if not evidence.cluster and _linked(evidence, name):
+        return Finding(
+            name,
+            "announced-unreachable",
+            "is well among the other nodes, and what it announces does not work from here",
+            "announce an address that works here, too; or give the addresses of all nodes that do, to be told how "
+            "clients map them",
+            "cluster-announce-ip",
+            evidence=(view.reason,),
+        )
+    if _dialled(evidence, name):
+        return None
+    return Finding(name, "silent", view.reason, "see whether it runs, and whether its address is right")
+
+
+def _linked(evidence: Evidence, name: str) -> bool:
+    """Whether another node has a link to it, and nothing to say against it."""
+    where = evidence.nodes[name].meet if name in evidence.nodes else None
+    peers = (peer for view in seen(evidence.views).values() for peer in view.peers.values())
+    return any(peer.address == where and peer.connected and not peer.faults for peer in peers)
 
 
 def _dialled(evidence: Evidence, name: str) -> bool:
@@ -142,18 +181,6 @@ def _login(name: str, view: Silent, accepted: list[str]) -> Finding:
     words = "asks for a password, and other nodes do not" if missing else "has another password than the other nodes"
     mend = "give all nodes the same: `CONFIG SET requirepass ...` and `CONFIG SET primaryauth ...`"
     return Finding(name, "password-differs", words, mend, "requirepass", evidence=(view.reason,))
-
-
-def protected(name: str, seen_as: str) -> Finding:
-    """The finding for a server that turns away everybody who is not on its own machine."""
-    return Finding(
-        name,
-        "protected-mode",
-        "is in protected mode, and turns away clients and replicas of other machines",
-        "set a password, or `CONFIG SET protected-mode no` where nobody else can reach it",
-        "protected-mode",
-        evidence=(seen_as,),
-    )
 
 
 def _identities(evidence: Evidence) -> Iterator[Finding]:

@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from bootstrap.judging.agreement import Agreement
 from bootstrap.judging.evidence import OUTCOME_WORDS, Dial, Evidence, Finding, Server
 from bootstrap.judging.views import NodeView, seen
 from bootstrap.planning.addressing import Address
+from bootstrap.planning.spec import BUS_OFFSET
 
 _ID_LENGTH = 40
 
 
-def connections(evidence: Evidence) -> tuple[Finding, ...]:
+def connections(evidence: Evidence, agreement: Agreement) -> tuple[Finding, ...]:
     """The findings about reaching nodes, from every place that was tried."""
-    return tuple(_Connections(evidence).findings())
+    ids = {name: view.id for name, view in seen(evidence.views).items()}
+    doubts = agreement.of("link", "flag", "unknown", "silent")
+    return tuple(_Connections(evidence, ids, {name for each in doubts for name in (each.node, each.about)}).findings())
 
 
 @dataclass(frozen=True, slots=True)
 class _Connections:
+    """The evidence, the ids of the nodes that answered, and the nodes that miss others or are missed."""
+
     evidence: Evidence
+    ids: Mapping[str, str]
+    missing: Collection[str]
 
     def findings(self) -> Iterator[Finding]:
         down = {name for name, server in self.evidence.servers.items() if server.state != "running"}
         views = self.evidence.views.items()
         alone = {name for name, view in views if isinstance(view, NodeView) and not view.cluster_mode}
-        reached = {dial.node for dial in self.evidence.dials if dial.outcome == "open"}
+        # Of others nothing is known, not even whether they run.
+        known = {*self.evidence.servers, *self.ids}
+        known |= {dial.node for dial in self.evidence.dials if dial.outcome == "open"}
         for dial in self.evidence.dials:
             # A server that is down has all ports shut, and one without cluster mode has no bus: that is told once.
-            if dial.node in down | alone:
+            if dial.node in down | alone or dial.node not in known:
                 continue
-            if dial.node not in self.evidence.servers and dial.node not in reached | seen(self.evidence.views).keys():
+            # A firewall may well keep this machine from the bus of servers elsewhere: what counts is who misses whom.
+            elsewhere = dial.port == "bus" and not dial.source and dial.node not in self.evidence.servers
+            if elsewhere and dial.node not in self.missing:
                 continue
             if finding := self._wrong(dial):
                 yield finding
@@ -46,7 +58,8 @@ class _Connections:
             return self._unresolvable(dial)
         if dial.beside and (stale := self._stale(dial)):
             return stale
-        if server is not None and server.container and (finding := _of_container(dial, server)):
+        own_port = self._setting(dial.node, "port")
+        if server is not None and server.container and (finding := _of_container(dial, server, own_port)):
             return finding
         return _blocked(dial) if dial.beside else self._for_clients(dial)
 
@@ -62,11 +75,10 @@ class _Connections:
                 "protected-mode",
                 evidence=(f"{dial.address}, dialled from {dial.vantage}, says {said[1:].split()[0]}",),
             )
-        names = {view.id: name for name, view in seen(self.evidence.views).items()}
-        expected = next((node_id for node_id, name in names.items() if name == dial.node), None)
-        if expected is None or len(said) != _ID_LENGTH or said == expected:
+        if dial.node not in self.ids or len(said) != _ID_LENGTH or said == self.ids[dial.node]:
             return None
-        other = names.get(said, f"a node of another cluster ({said[:8]})")
+        stranger = f"a node of another cluster ({said[:8]})"
+        other = next((name for name, node_id in self.ids.items() if node_id == said), stranger)
         if _loopback(dial.address.host) and dial.source:
             return self._loopback(dial)
         if self._by_name(dial):
@@ -158,41 +170,47 @@ class _Connections:
         return False
 
 
-def _of_container(dial: Dial, server: Server) -> Finding | None:
-    """A port of a container that is not published, or published as another one; None where that is not the matter."""
+def _of_container(dial: Dial, server: Server, own_port: str) -> Finding | None:
+    """A port of a container that is not published, or published as another one; None where that is not the matter.
+
+    Args:
+        dial: what did not work.
+        server: the container.
+        own_port: the server's data port in the container, "" if it is not known.
+    """
     port, host = dial.address.port, dial.address.host
-    if host in server.addresses:
+    everything = [place for places in server.published.values() for place in places]
+    if host in server.addresses or any(place.port == port for place in everything):
         return None
-    places = {place for places in server.published.values() for place in places}
-    if any(place.port == port for place in places):
-        return None
-    others = [place for places in server.published.values() for place in places]
-    if dial.port == "bus":
+    bus = dial.port == "bus"
+    setting = "cluster-announce-bus-port" if bus else "cluster-announce-port"
+    evidence = (str(dial), f"{server.container} publishes {_published(server.published)}")
+    published = server.published.get(int(own_port or 0) + (BUS_OFFSET if bus else 0), ()) if own_port else ()
+    if published:
+        return Finding(
+            dial.node,
+            "announced-port-differs",
+            f"announces {'bus ' if bus else ''}port {port}, and is published as {published[0].port}",
+            f"announce that: `{setting} {published[0].port}`, or publish it as {port}",
+            setting,
+            evidence=evidence,
+        )
+    if bus:
         return Finding(
             dial.node,
             "bus-port-not-published",
             f"announces the bus port {dial.address}, which is not published",
             f"publish it: `docker run -p {port}:{port}`, or announce the container's address",
-            "cluster-announce-bus-port",
-            evidence=(str(dial), f"{server.container} publishes {_published(server.published)}"),
-        )
-    data = [place for place in others if place.port < 10000 + min((each.port for each in others), default=0)]
-    if data:
-        return Finding(
-            dial.node,
-            "announced-port-differs",
-            f"announces port {port}, and is published as {data[0].port}",
-            f"announce that: `cluster-announce-port {data[0].port}`, or publish it as {port}",
-            "cluster-announce-port",
-            evidence=(str(dial), f"{server.container} publishes {_published(server.published)}"),
+            setting,
+            evidence=evidence,
         )
     return Finding(
         dial.node,
         "data-port-not-published",
         f"announces {dial.address}, and that port is not published",
         f"publish it: `docker run -p {port}:{port}`",
-        "cluster-announce-port",
-        evidence=(str(dial), f"{server.container} publishes {_published(server.published)}"),
+        setting,
+        evidence=evidence,
     )
 
 

@@ -170,7 +170,7 @@ def _death_hint(cause: str, *, in_containers: bool) -> str:
     if cause == "bad-setting":
         other = "--image" if in_containers else "--server"
         return f"correct the setting given with --set, or give another server with {other}"
-    if cause == "disk-full":
+    if cause in ("disk-full", "nodes-conf-unsaved"):
         if in_containers:
             return "free some space: `docker system df` shows what takes it"
         return "free some space, or choose another folder with --state-root"

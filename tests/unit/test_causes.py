@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bootstrap.judging.causes import cause_in_log, diagnose
-from bootstrap.judging.evidence import Contact, Dial, Evidence, Outcome, Place
+from bootstrap.judging.evidence import Contact, Dial, Evidence, Outcome, Place, Server
 from bootstrap.judging.simulation import Simulation, settle
 from bootstrap.judging.views import NodeView, Silent, View
 from bootstrap.planning.addressing import Address
@@ -51,7 +51,9 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
 )
 def test_a_shut_bus_port_is_named(outcome: Outcome, words: str) -> None:
     dials = (dial("valkey3", "bus", outcome), dial("valkey3", "data", "open"))
-    (finding,) = [each for each in diagnose(Evidence(healthy(), dials)) if each.level == "error"]
+    assert causes(Evidence(healthy(), dials)) == [], "servers of others, which are well among themselves"
+    ours = Evidence(healthy(), dials, servers={"valkey3": Server("running")})
+    (finding,) = [each for each in diagnose(ours) if each.level == "error"]
     assert finding.node == "valkey3"
     assert finding.cause == "bus-port-blocked"
     assert finding.text == f"its bus port 127.0.0.1:16382 {words}"
