@@ -53,28 +53,30 @@ def targets(nodes: Mapping[str, NodeAddresses], views: Views) -> tuple[Target, .
     found: dict[Target, None] = {}
     # Equal lines are one object in all views.
     for peer in {id(peer): peer for view in here.values() for peer in view.peers.values()}.values():
-        name = names.get(peer.id, "")
-        if peer.handshake and peer.address.host:
-            # Nobody's yet: who it is comes with the handshake.
-            unknown = str(peer.address)
-            bus = Address(peer.address.host, peer.bus_port or peer.address.port + BUS_OFFSET)
-            found |= dict.fromkeys((Target(unknown, "data", peer.address, True), Target(unknown, "bus", bus, True)))
-        if not name or not peer.address.host or peer.handshake:
+        # Who a handshake is with comes with the handshake: until then it is known by its address.
+        name = str(peer.address) if peer.handshake else names.get(peer.id, "")
+        if not name or not peer.address.host:
             continue
-        bus = Address(peer.address.host, peer.bus_port or peer.address.port + BUS_OFFSET)
-        address = nodes[name].meet if name in nodes and _for_clients(peer.address, nodes[name]) else peer.address
-        bus = nodes[name].bus if address is not peer.address else bus
-        found |= dict.fromkeys((Target(name, "data", address, True), Target(name, "bus", bus, True)))
+        if name in nodes and _for_clients(peer.address, nodes[name]):
+            found |= _both(name, nodes[name].meet, nodes[name].bus)
+        else:
+            bus = Address(peer.address.host, peer.bus_port or peer.address.port + BUS_OFFSET)
+            found |= _both(name, peer.address, bus)
     known = {target.node for target in found}
     for name, where in nodes.items():
         # Nobody has told an address of it yet: then the one where it is to be met.
         if name not in known:
-            found |= dict.fromkeys((Target(name, "data", where.meet, True), Target(name, "bus", where.bus, True)))
+            found |= _both(name, where.meet, where.bus)
     for view in here.values():
         for node_id, address in view.listed.items():
             if node_id in names and address.host:
                 found[Target(names[node_id], "data", address, False)] = None
     return tuple(found)
+
+
+def _both(name: str, data: Address, bus: Address) -> dict[Target, None]:
+    """What other nodes are told of a node."""
+    return dict.fromkeys((Target(name, "data", data, True), Target(name, "bus", bus, True)))
 
 
 def _for_clients(address: Address, where: NodeAddresses) -> bool:
@@ -101,18 +103,19 @@ def chosen(found: Sequence[Target], vantages: Sequence[Vantage], unlinked: Itera
         if vantage.slow and target.beside and (vantage.node, target.node) in suspects
     )
     yield from islice(slow, SLOW_DIALS)
-    nodes = list(dict.fromkeys(target.node for target in found))
+    nodes = {name: index for index, name in enumerate(dict.fromkeys(target.node for target in found))}
+    # What clients are told is dialled by all where clients are beside the servers.
+    everywhere = all(each.beside for each in vantages)
     for vantage in vantages:
         yield from ((vantage, target) for target in found if not target.beside and not vantage.beside)
     for index, vantage in enumerate(beside):
         for target in found:
             if vantage.node == target.node and len(nodes) > 1:
                 continue
-            far = (nodes.index(target.node) - index) % max(len(beside), 1) > PLACES_EACH
+            far = (nodes[target.node] - index) % max(len(beside), 1) > PLACES_EACH
             if len(nodes) > PAIRS_UP_TO and far and (vantage.node, target.node) not in suspects:
                 continue
-            # What clients are told is dialled here, too, where clients are beside the servers.
-            if target.beside or all(each.beside for each in vantages):
+            if target.beside or everywhere:
                 yield vantage, target
 
 

@@ -13,9 +13,10 @@ from bootstrap.diagnosis.dialling import chosen, dial_all, targets
 from bootstrap.events import Reporter
 from bootstrap.formation.clients import Clients
 from bootstrap.judging.agreement import agree
-from bootstrap.judging.evidence import Evidence, Place, Server
+from bootstrap.judging.evidence import Evidence, Server
 from bootstrap.judging.views import Views
 from bootstrap.planning.addressing import Address, NodeAddresses
+from bootstrap.planning.placement import Place
 from bootstrap.planning.text import plural
 from bootstrap.runtimes.base import Vantage
 

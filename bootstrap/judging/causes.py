@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from bootstrap.judging.agreement import Agreement, DoubtKind, agree
-from bootstrap.judging.connections import connections
+from bootstrap.judging.connections import connections, protected
 from bootstrap.judging.evidence import Evidence, Finding
 from bootstrap.judging.views import NodeView, Silent, SilentCode, seen
 from bootstrap.planning.slots import SLOTS, expand, format_ranges, merge
@@ -64,8 +64,7 @@ def start_again(evidence: Evidence) -> str:
 def _servers(evidence: Evidence) -> Iterator[Finding]:
     for name, server in evidence.servers.items():
         if server.state == "missing":
-            what = "container" if server.container else "server"
-            yield Finding(name, "server-missing", f"its {what} is gone", start_again(evidence))
+            yield Finding(name, "server-missing", "its server is gone", start_again(evidence))
         elif server.state == "paused":
             thaw = f"`docker unpause {server.container}`" if server.container else f"`kill -CONT {server.detail[4:]}`"
             words = "is frozen: it takes connections and answers nobody"
@@ -111,12 +110,6 @@ _SAID_WHY: Mapping[SilentCode, tuple[str, str, str, str]] = {
         f"let the user run what this needs: `ACL SETUSER USER {NEEDED_COMMANDS}`",
         "ACL",
     ),
-    "protected": (
-        "protected-mode",
-        "is in protected mode, and turns away clients and replicas of other machines",
-        "set a password, or `CONFIG SET protected-mode no` where nobody else can reach it",
-        "protected-mode",
-    ),
     "full": (
         "maxclients",
         "takes no more clients",
@@ -138,6 +131,8 @@ def _silent(evidence: Evidence, name: str, view: Silent) -> Finding | None:
         return _login(name, view, [each for each, other in evidence.views.items() if not isinstance(other, Silent)])
     if view.code == "unreachable":
         return _unreachable(evidence, name, view)
+    if view.code == "protected":
+        return protected(name, view.reason)
     if view.code in _SAID_WHY:
         cause, words, mend, setting = _SAID_WHY[view.code]
         return Finding(name, cause, words, mend, setting, evidence=(view.reason,))
@@ -236,7 +231,8 @@ def _handshakes(evidence: Evidence, blamed: Collection[str]) -> Iterator[Finding
         if name not in before or name in blamed:
             continue
         earlier = {peer.address for peer in before[name].peers.values() if peer.handshake}
-        for address in ({peer.address for peer in view.peers.values() if peer.handshake} & earlier) - shut:
+        pending = {peer.address for peer in view.peers.values() if peer.handshake}
+        for address in sorted((pending & earlier) - shut):
             lines = (str(d) for d in evidence.dials if d.address.host == address.host and d.outcome != "open")
             yield Finding(
                 name,
@@ -510,11 +506,10 @@ def _rest(evidence: Evidence, agreement: Agreement, found: list[Finding]) -> Ite
     errors = [finding for finding in found if finding.level == "error"]
     blamed = {finding.node for finding in errors}
     told = {"silent", "mode", "identity", "coverage", "open", "replication", "stranger"}
-    down = {name for name, view in evidence.views.items() if isinstance(view, Silent)}
-    for name in down - blamed:
-        view = evidence.views[name]
-        assert isinstance(view, Silent)
-        yield Finding(name, "silent", view.reason, f"see the log of {name}")
+    down = {name: view.reason for name, view in evidence.views.items() if isinstance(view, Silent)}
+    for name, reason in down.items():
+        if name not in blamed:
+            yield Finding(name, "silent", reason, f"see the log of {name}")
     shut = {f"is in handshake with {where.meet}" for name, where in evidence.nodes.items() if name in blamed}
     for doubt in agreement.doubts:
         if doubt.kind in told or blamed & {doubt.node, doubt.about} or (down and doubt.kind == "flag"):

@@ -22,6 +22,18 @@ def connections(evidence: Evidence, agreement: Agreement) -> tuple[Finding, ...]
     return tuple(_Connections(evidence, ids, {name for each in doubts for name in (each.node, each.about)}).findings())
 
 
+def protected(node: str, seen_as: str) -> Finding:
+    """A server that turns away everybody who is not on its own machine, whoever saw it."""
+    return Finding(
+        node,
+        "protected-mode",
+        "is in protected mode, and turns away clients and replicas of other machines",
+        "set a password, or `CONFIG SET protected-mode no` where nobody else can reach it",
+        "protected-mode",
+        evidence=(seen_as,),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Connections:
     """The evidence, the ids of the nodes that answered, and the nodes that miss others or are missed."""
@@ -67,21 +79,14 @@ class _Connections:
         """A connection that was made, to a server that is not the one."""
         said = dial.contact.said
         if said.startswith("-DENIED"):
-            return Finding(
-                dial.node,
-                "protected-mode",
-                "is in protected mode, and turns away clients and replicas of other machines",
-                "set a password, or `CONFIG SET protected-mode no` where nobody else can reach it",
-                "protected-mode",
-                evidence=(f"{dial.address}, dialled from {dial.vantage}, says {said[1:].split()[0]}",),
-            )
+            return protected(dial.node, f"{dial.address}, dialled from {dial.vantage}, says {said[1:].split()[0]}")
         if dial.node not in self.ids or len(said) != _ID_LENGTH or said == self.ids[dial.node]:
             return None
         stranger = f"a node of another cluster ({said[:8]})"
         other = next((name for name, node_id in self.ids.items() if node_id == said), stranger)
         if _loopback(dial.address.host) and dial.source:
             return self._loopback(dial)
-        if self._by_name(dial):
+        if _ip(dial.address.host) is None:
             return Finding(
                 dial.node,
                 "announce-host-elsewhere",
@@ -162,13 +167,6 @@ class _Connections:
     def _hostname(self, dial: Dial) -> bool:
         return self._setting(dial.node, "cluster-announce-hostname") == dial.address.host
 
-    def _by_name(self, dial: Dial) -> bool:
-        try:
-            ipaddress.ip_address(dial.address.host)
-        except ValueError:
-            return True
-        return False
-
 
 def _of_container(dial: Dial, server: Server, own_port: str) -> Finding | None:
     """A port of a container that is not published, or published as another one; None where that is not the matter.
@@ -235,17 +233,19 @@ def _blocked(dial: Dial) -> Finding:
     )
 
 
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a text is, None for a name."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
+
+
+def _loopback(host: str) -> bool:
+    ip = _ip(host)
+    return host == "localhost" or (ip is not None and ip.is_loopback)
 
 
 def _private(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return False
+    ip = _ip(host)
+    return ip is not None and ip.is_private

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from bootstrap.judging.views import Views
 from bootstrap.planning.addressing import Address, NodeAddresses
+from bootstrap.planning.placement import Place
 
 Outcome = Literal["open", "refused", "silent", "unreachable", "unresolvable"]
 """How an attempt to connect ended; ``silent``: no answer in time, as behind a firewall that drops."""
@@ -111,14 +112,6 @@ class Testimony:
     secrets: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, frozenset[str]] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a node is, as declared: never guessed from addresses."""
-
-    host: str
-    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from bootstrap.errors import RuntimeUnavailable
 from bootstrap.events import Reporter
 from bootstrap.formation.window import DEFAULTS
 from bootstrap.judging.causes import diagnose
-from bootstrap.judging.evidence import Evidence, Finding, Place, Server
+from bootstrap.judging.evidence import Evidence, Finding, Server
 from bootstrap.operations.deployment import Deployment, Node
 from bootstrap.operations.status import Status, make_status
 from bootstrap.planning.addressing import Address
+from bootstrap.planning.placement import Place
 from bootstrap.planning.plan import FORMAT_VERSION, NODE_TIMEOUT
 from bootstrap.planning.text import plural
 from bootstrap.runtimes.base import Vantage

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from bootstrap.judging.causes import cause_in_log, diagnose
-from bootstrap.judging.evidence import Contact, Dial, Evidence, Outcome, Place, Server
+from bootstrap.judging.evidence import Contact, Dial, Evidence, Outcome, Server
 from bootstrap.judging.simulation import Simulation, settle
 from bootstrap.judging.views import NodeView, Silent, View
 from bootstrap.planning.addressing import Address
+from bootstrap.planning.placement import Place
 from bootstrap.planning.plan import build_plan
 from bootstrap.planning.site import Site
 from bootstrap.planning.spec import ClusterSpec
