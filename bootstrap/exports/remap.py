@@ -16,7 +16,7 @@ Remap = Mapping[Address, Address]
 
 
 def remap_text(client: Client, remap: Remap) -> list[str]:
-    """Lines to paste; for clients that cannot map addresses, a comment that says so."""
+    """Lines to paste."""
     return _WRITERS[client](remap)
 
 
@@ -25,9 +25,7 @@ def _python(module: str) -> Callable[[Remap], list[str]]:
         first = next(iter(remap.values()))
         return [
             f"from {module}.cluster import {'ValkeyCluster' if module == 'valkey' else 'RedisCluster'}",
-            "ADDRESSES = {",
-            *(f'    ("{a.host}", {a.port}): ("{b.host}", {b.port}),' for a, b in remap.items()),
-            "}",
+            *_python_table(remap),
             f"client = {'ValkeyCluster' if module == 'valkey' else 'RedisCluster'}(",
             f'    host="{first.host}", port={first.port}, address_remap=lambda where: ADDRESSES.get(where, where)',
             ")",
@@ -101,8 +99,20 @@ def _entries(remap: Remap, make: str) -> list[str]:
 
 
 def _glide(remap: Remap) -> list[str]:
-    del remap
-    return ["# GLIDE cannot map addresses: let the cluster announce addresses that work here"]
+    first = next(iter(remap.values()))
+    return [
+        "# GLIDE for Python, 2.6 or newer",
+        "from glide import GlideClusterClient, GlideClusterClientConfiguration, NodeAddress",
+        *_python_table(remap),
+        "client = await GlideClusterClient.create(GlideClusterClientConfiguration(",
+        f'    [NodeAddress("{first.host}", {first.port})],',
+        "    address_resolver=lambda host, port: ADDRESSES.get((host, port), (host, port)),",
+        "))",
+    ]
+
+
+def _python_table(remap: Remap) -> list[str]:
+    return ["ADDRESSES = {", *(f'    ("{a.host}", {a.port}): ("{b.host}", {b.port}),' for a, b in remap.items()), "}"]
 
 
 _WRITERS: Mapping[Client, Callable[[Remap], list[str]]] = {

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from . import judge
 from .conftest import lacking, require_root
@@ -48,11 +49,13 @@ def own_network(setup: str) -> Iterator[int]:
             first.kill()
 
 
-def run_in(pid: int, *argv: str, lines: str = "") -> str:
-    """What a program prints in the network of a process."""
-    return subprocess.run(
-        [*into(pid), *argv], input=lines, capture_output=True, text=True, timeout=120, check=True
-    ).stdout
+def run_in(pid: int, *argv: str, lines: str = "", cwd: Path | None = None) -> str:
+    """What a program prints in the network of a process; it must end with exit code 0."""
+    done = subprocess.run(
+        [*into(pid), *argv], input=lines, capture_output=True, text=True, timeout=120, check=False, cwd=cwd
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def judge_in(pid: int, case: judge.Case) -> Sequence[str]:

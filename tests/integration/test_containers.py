@@ -11,7 +11,6 @@ from typing import Any
 import docker
 import pytest
 import redis
-from redis.cluster import RedisCluster
 
 from .conftest import VERSIONS, ask, nodes_known_to, setting, until
 from .containers import (
@@ -23,35 +22,19 @@ from .containers import (
     make,
     python_inside,
     remove,
+    run_inside,
     slots_listed,
     strategy_params,
 )
+from .libraries import LIBRARIES, keys_through, printed_by
 from .test_cluster import SETTINGS, TROUBLE
 
 pytestmark = [pytest.mark.servers, pytest.mark.docker]
 
-KEYS = 10_000
-CLI_KEYS = 1000
+KEYS = 1000
 """One by one, and through the engine's proxy with gateway and host-name."""
 SAME_SLOT = 4
 """How many keys in a row are in one slot: the client connects anew for each redirection."""
-WRITE_AND_READ = """
-import json
-from redis.cluster import RedisCluster
-
-client = RedisCluster(host={host!r}, port={port}, decode_responses=True)
-right = 0
-for start in range(0, {keys}, 2000):
-    numbers = range(start, min(start + 2000, {keys}))
-    writes, reads = client.pipeline(), client.pipeline()
-    for number in numbers:
-        writes.set(f"{prefix}:{{number}}", number)
-        reads.get(f"{prefix}:{{number}}")
-    assert writes.execute() == [True] * len(numbers)
-    right += sum(found == str(number) for found, number in zip(reads.execute(), numbers, strict=True))
-client.close()
-print(json.dumps(right))
-"""
 CHECKED = ("[OK] All nodes agree about slots configuration.", "[OK] All 16384 slots covered.")
 WRONG = re.compile(r"\[ERR\]|\[WARNING\]|WARNING|Could not connect|not reachable")
 
@@ -120,22 +103,16 @@ HOST_ONLY = [
 host_only = pytest.fixture(scope="module", params=HOST_ONLY)(made_for)
 
 
-def write_and_read(address: tuple[str, int], prefix: str, count: int) -> None:
-    """Keys through a cluster client on this machine."""
-    keys = {f"{prefix}:{number}": f"value of {number}" for number in range(count)}
-    client = RedisCluster(host=address[0], port=address[1], decode_responses=True)
-    try:
-        for start in range(0, count, 2000):
-            part = list(keys)[start : start + 2000]
-            writes = client.pipeline()  # type: ignore[no-untyped-call]
-            reads = client.pipeline()  # type: ignore[no-untyped-call]
-            for key in part:
-                writes.set(key, keys[key])
-                reads.get(key)
-            assert writes.execute() == [True] * len(part)
-            assert reads.execute() == [keys[key] for key in part]
-    finally:
-        client.close()
+def keys_from_here(made: Made, library: str) -> None:
+    prefix = f"here-{library}"
+    assert printed_by(keys_through(library, made.address(0), prefix, KEYS)) == f"{KEYS}\n"
+    assert_on_all_primaries(made, prefix)
+
+
+def assert_on_all_primaries(made: Made, prefix: str) -> None:
+    counts = [len(ask(port, "KEYS", f"{prefix}:*")) for port in made.of("primary")]
+    assert sum(counts) == KEYS
+    assert min(counts) > KEYS / 4, counts
 
 
 def write_and_read_by_cli(output: str, keys: int) -> None:
@@ -168,26 +145,25 @@ def check_here(valkey_cli: str, address: tuple[str, int]) -> str:
 # What reaches a cluster.
 
 
-def test_ten_thousand_keys_from_this_machine(made: Made) -> None:
-    write_and_read(made.address(0), "here", KEYS)
-    counts = [ask(port, "DBSIZE") for port in made.of("primary")]
-    # Other tests of this module leave some, too.
-    assert sum(counts) >= KEYS
-    assert min(counts) > KEYS / 4, counts
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_keys_from_this_machine(made: Made, library: str) -> None:
+    keys_from_here(made, library)
 
 
-def test_ten_thousand_keys_from_a_container(made: Made) -> None:
-    host, port = made.address(0, "network")
-    source = WRITE_AND_READ.format(host=host, port=port, keys=KEYS, prefix="inside")
-    assert python_inside(made.containers, source, **made.inside) == KEYS
+@pytest.mark.parametrize("library", ["redis-py", "ioredis"])
+def test_keys_from_a_container(made: Made, library: str) -> None:
+    prefix = f"inside-{library}"
+    argv = keys_through(library, made.address(0, "network"), prefix, KEYS)
+    assert run_inside(made.containers, argv, **made.inside) == f"{KEYS}\n"
+    assert_on_all_primaries(made, prefix)
 
 
 def test_the_client_of_the_image_follows_redirections(made: Made) -> None:
     host, port = made.address(0, "network")
     told = cli_inside(
-        made.containers, "-c", "-h", host, "-p", str(port), lines=commands("cli", CLI_KEYS), **made.inside
+        made.containers, "-c", "-h", host, "-p", str(port), lines=commands("cli", KEYS), **made.inside
     )  # fmt: skip
-    write_and_read_by_cli(told, CLI_KEYS)
+    write_and_read_by_cli(told, KEYS)
 
 
 def test_every_address_of_every_node_answers(made: Made) -> None:
@@ -279,11 +255,9 @@ def test_the_plan_says_how_it_is_announced(made: Made) -> None:
 # Strategies for clients of this machine alone.
 
 
-def test_host_only_keys_are_written_and_read(host_only: Made) -> None:
-    write_and_read(host_only.address(0), "here", 1000)
-    counts = [ask(port, "DBSIZE") for port in host_only.of("primary")]
-    assert sum(counts) >= 1000
-    assert min(counts) > 250, counts
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_host_only_keys_from_this_machine(host_only: Made, library: str) -> None:
+    keys_from_here(host_only, library)
 
 
 def test_host_only_nodes_send_clients_to_the_planned_addresses(host_only: Made) -> None:

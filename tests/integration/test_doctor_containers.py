@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,18 +24,13 @@ from bootstrap.runtimes.engine.sidecar import PROBE
 from .conftest import free_block, require_root, until
 from .containers import CLIENT, Containers, make, remove
 from .engines import Inside, into
+from .libraries import CLIENTS, node_program
 from .networks import own_network, run_in
 from .test_doctor import Case
 from .verdicts import check, finding_in, plain
 
 # Dials from inside need root, as does what blocks a port there.
 pytestmark = [pytest.mark.servers, pytest.mark.docker, pytest.mark.root]
-
-WRITE_AND_READ = """
-for number in range(100):
-    client.set(number, number)
-    assert int(client.get(number)) == number
-"""
 
 SIX = ("--nodes", 6, "--replicas", 1)
 
@@ -395,12 +391,52 @@ def test_container_addresses_seen_from_another_machine(theirs: Theirs) -> None:
         document = json.loads(command("doctor", *where, "-o", "json").stdout)
         assert document["remap"] == {f"{a}:6379": b for a, b in zip(addresses, where, strict=True)}
         # What is printed to paste works: real client libraries write and read through it.
-        for client in ("redis-py", "valkey-py"):
-            lines = command("doctor", *where, "--client", client).stdout.splitlines()
-            program = (
-                snippet_of(lines) + "\nfor n in range(100):\n    client.set(n, n)\n    assert int(client.get(n)) == n\n"
-            )
-            run_in(command.pid, sys.executable, "-c", program)
+        for client, program in SNIPPET_USERS.items():
+            snippet = snippet_of(command("doctor", *where, "--client", client).stdout.splitlines())
+            argv = [node_program(), "-e"] if client in ("ioredis", "iovalkey") else [sys.executable, "-c"]
+            ready = program.replace("SNIPPET", textwrap.indent(snippet, "    ") if "async def" in program else snippet)
+            assert run_in(command.pid, *argv, ready, cwd=CLIENTS) == "99\n"
+
+
+_SYNC = """
+SNIPPET
+for n in range(100):
+    client.set(n, n)
+    assert int(client.get(n)) == n
+print(n)
+"""
+_JAVASCRIPT = """
+SNIPPET
+(async () => {
+  let n = 0;
+  for (; n < 100; n++) {
+    await client.set(n, n);
+    if ((await client.get(n)) !== `${n}`) process.exit(1);
+  }
+  console.log(n - 1);
+  client.disconnect();
+})();
+"""
+SNIPPET_USERS = {
+    "redis-py": _SYNC,
+    "valkey-py": _SYNC,
+    "ioredis": _JAVASCRIPT,
+    "iovalkey": _JAVASCRIPT,
+    "glide": """
+import anyio
+
+async def main():
+SNIPPET
+    for n in range(100):
+        await client.set(str(n), str(n))
+        assert int(await client.get(str(n))) == n
+    print(n)
+    await client.close()
+
+anyio.run(main)
+""",
+}
+"""What uses a snippet, by library."""
 
 
 def snippet_of(lines: list[str]) -> str:
