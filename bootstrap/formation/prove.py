@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bootstrap.concurrency import each
 from bootstrap.errors import NodeFailed
 from bootstrap.events import Reporter
-from bootstrap.formation.base import Command, Connect, ServerError, Unreachable
+from bootstrap.formation.base import Command, Connect, Reply, ServerError, Unreachable
 from bootstrap.formation.clients import Clients
 from bootstrap.formation.progress import formation_phases
 from bootstrap.formation.reconcile import Goal, everything, reconcile, writable
@@ -22,6 +22,9 @@ from bootstrap.planning.slots import SlotRange, covering_key
 from bootstrap.planning.text import plural
 
 PROOF_KEY = "valkey-bootstrap:proof"
+
+WRITE_TRIES = 3
+"""The kernel sends what opens a connection again after 1 s and 3 s: two lost packets outlast a client's patience."""
 
 DIAL_MILLISECONDS = 1000
 """How long a node may take to reach another one."""
@@ -173,12 +176,31 @@ def proof_commands(slots: Sequence[SlotRange]) -> tuple[Command, ...]:
     return (("SET", key, "1"), ("GET", key), ("DEL", key))
 
 
-async def _write(commands: Sequence[Command], address: Address, connect: Connect) -> None:
+async def run_patiently(commands: Sequence[Command], address: Address, connect: Connect) -> Sequence[Reply]:
+    """The replies; with further tries where no answer came.
+
+    Raises:
+        Unreachable: not even then.
+    """
+    for _ in range(WRITE_TRIES - 1):
+        try:
+            return await _run_once(commands, address, connect)
+        except Unreachable as error:
+            if error.code != "no-answer":
+                raise
+    return await _run_once(commands, address, connect)
+
+
+async def _run_once(commands: Sequence[Command], address: Address, connect: Connect) -> Sequence[Reply]:
     client = await connect(address)
     try:
-        replies = await client.run(*commands)
+        return await client.run(*commands)
     finally:
         await client.aclose()
+
+
+async def _write(commands: Sequence[Command], address: Address, connect: Connect) -> None:
+    replies = await run_patiently(commands, address, connect)
     for command, reply in zip(commands, replies, strict=True):
         if isinstance(reply, ServerError):
             raise NodeFailed(f"{address} refused {command[0]}: {reply.text}", code="proof-failed")

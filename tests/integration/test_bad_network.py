@@ -6,7 +6,15 @@ import re
 from functools import partial
 from pathlib import Path
 
+import anyio
+import anyio.abc
 import pytest
+from anyio.abc import SocketStream
+
+from bootstrap.formation.base import Unreachable
+from bootstrap.formation.client import connector
+from bootstrap.formation.prove import WRITE_TRIES, run_patiently
+from bootstrap.planning.addressing import Address
 
 from .conftest import Command, ask, find_server
 from .engines import Inside
@@ -71,3 +79,45 @@ def test_everything_takes_fifty_milliseconds_each_way(command: Command, server: 
             assert sent == {("127.0.0.1", door) for door in (doors[each.port] for each in started)}
         finally:
             servers.close()
+
+
+@pytest.mark.parametrize(("silent", "written"), [(WRITE_TRIES - 1, True), (WRITE_TRIES, False)])
+async def test_a_proof_write_without_an_answer_is_tried_again(tmp_path: Path, silent: int, written: bool) -> None:
+    servers, opened = Servers(tmp_path), 0
+
+    async def serve(client: SocketStream) -> None:
+        nonlocal opened
+        opened += 1
+        async with (
+            client,
+            await anyio.connect_tcp("127.0.0.1", server.port) as upstream,
+            anyio.create_task_group() as both,
+        ):
+            if opened > silent:
+                both.start_soon(hand_on, upstream, client)
+            await hand_on(client, upstream)
+            both.cancel_scope.cancel()
+
+    try:
+        server = servers.start(cluster=False)
+        async with (
+            await anyio.create_tcp_listener(local_host="127.0.0.1") as door,
+            anyio.create_task_group() as serving,
+        ):
+            serving.start_soon(door.serve, serve)
+            port = door.extra(anyio.abc.SocketAttribute.local_port)
+            one = run_patiently([("SET", "key", "1")], Address("127.0.0.1", port), connector(timeout=0.3))
+            if written:
+                assert await one == ["OK"]
+            else:
+                with pytest.raises(Unreachable, match="does not answer in time"):
+                    await one
+            serving.cancel_scope.cancel()
+        assert opened == WRITE_TRIES
+    finally:
+        servers.close()
+
+
+async def hand_on(source: SocketStream, sink: SocketStream) -> None:
+    async for piece in source:
+        await sink.send(piece)

@@ -83,7 +83,8 @@ def test_a_second_signal_leaves_it_and_says_how_to_remove_it(containers: Contain
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
-        assert process.wait(60) == 128 + signal.SIGTERM
+        # Which of two that wait together comes second is the kernel's choice.
+        assert process.wait(60) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert "Left as it is" in rest
     assert f"delete --name {containers.name}" in rest
     assert containers.left() != []

@@ -75,7 +75,8 @@ def test_a_second_signal_leaves_it_and_says_how_to_remove_it(command: Command) -
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
         code = process.wait(30)
-    assert code == 128 + signal.SIGTERM
+    # Which of two that wait together comes second is the kernel's choice.
+    assert code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert "Left as it is" in rest
     assert "delete --name valkey" in rest
     command.ok("delete", "--name", "valkey")
