@@ -206,10 +206,8 @@ def _container_lines(plan: Plan) -> Iterable[tuple[str, str]]:
     yield "exec", f"docker exec -it {node.name} {cli} {follow}-p {port}"
     if inside is None:
         return
-    options = {
-        "gateway": "",
-        "host-name": f"--network {plan.network.name} --add-host {plan.announcement.name}:host-gateway ",
-    }.get(plan.announcement.strategy, f"--network {plan.network.name} ")
+    options = f"--network {plan.network.name} " if plan.announcement.strategy != "gateway" else ""
+    options += "".join(f"--add-host {name}:{address} " for name, address in plan.announcement.mapping)
     yield "network", f"docker run --rm -it {options}{plan.server.path} {cli} -c -h {inside.host} -p {inside.port}"
 
 

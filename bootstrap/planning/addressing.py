@@ -125,6 +125,7 @@ class Announcement:
         name: what is announced with ``host-name``.
         address: what that name leads to on this machine.
         gateway: the address of the engine's machine where ports are published for containers, with ``host-name``.
+        inside: what that name leads to in containers, `HOST_GATEWAY` or an address.
         routed: this machine reaches containers by their own addresses. Otherwise they are asked through ports on
             127.0.0.1, and clients here cannot follow redirections to a ``fixed-address``.
     """
@@ -134,7 +135,15 @@ class Announcement:
     name: str = ""
     address: str = ""
     gateway: str = ""
+    inside: str = ""
     routed: bool = True
+
+    @property
+    def mapping(self) -> tuple[tuple[str, str], ...]:
+        """The name, and what containers have to map it to (Docker's ``--add-host``)."""
+        if self.name in ("", self.inside):  # an address needs no mapping
+            return ()
+        return ((self.name, "host-gateway" if self.inside == HOST_GATEWAY else self.inside),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +189,7 @@ _AUDIENCES = {"host": "programs on this machine", "network": "programs beside th
 def _audience_hint(spec: ClusterSpec, engine: Engine) -> str:
     if spec.announce != "auto":
         return "leave out --announce"
-    if engine.place in ("local", "nested"):
+    if engine.place in ("local", "nested", "dind"):
         return "leave out --audience"
     return f"lead a name to this machine (`{LOOPBACK} NAME` in /etc/hosts) and announce that: --announce-host NAME"
 
@@ -228,8 +237,12 @@ def _fitting(spec: ClusterSpec, site: Site, engine: Engine) -> Announcement:
             raise UsageError(
                 "containers of a remote engine are reached only through ports that its machine opens to its network",
                 code="remote-engine",
-                hint="name that machine with --announce-host NAME, or use an engine on this machine",
+                hint=f"open them with --announce-host {engine.machine or 'NAME'}, or use an engine on this machine",
             )
+        case "dind":
+            why = "the engine runs in a container of its own, and this name leads to it"
+            _refuse_unpublished(spec, why)
+            return _named(engine.machine, site, engine, why)
 
 
 def _for_linux(spec: ClusterSpec, engine: Engine) -> Announcement:
@@ -263,7 +276,7 @@ def _impossible(strategy: Strategy, spec: ClusterSpec, site: Site, engine: Engin
     if strategy == "fixed-address" and engine.place == "nested":
         return f"cannot be reached from the network of another container, and the engine is {place}"
     here_only = strategy in ("client-address", "same-port")
-    if here_only and engine.place in ("nested", "remote"):
+    if here_only and engine.place in ("nested", "remote", "dind"):
         return f"is for clients on the engine's own machine, and this one is {place}"
     if (here_only or within) and not spec.publish:
         return "needs published ports, and --no-publish forbids them"
@@ -278,14 +291,19 @@ _PLACES = {
     "rootless": "rootless",
     "nested": "around the container that we run in",
     "remote": "on another machine",
+    "dind": "in a container of its own",
 }
 
 
-def _host_only(spec: ClusterSpec, site: Site, why: str) -> Announcement:
+def _refuse_unpublished(spec: ClusterSpec, why: str) -> None:
     if not spec.publish:
         raise UsageError(
             f"{why}, and --no-publish leaves no other way", code="announce-impossible", hint="leave out --no-publish"
         )
+
+
+def _host_only(spec: ClusterSpec, site: Site, why: str) -> Announcement:
+    _refuse_unpublished(spec, why)
     if site.server.has("cluster-announce-client-ipv4"):
         return Announcement("client-address", why)
     return Announcement("same-port", why)
@@ -301,13 +319,24 @@ def _named(name: str, site: Site, engine: Engine, why: str) -> Announcement:
         )
     _refuse_elsewhere(name, resolved, engine)
     # Where containers find the published ports: on Linux at an address of the engine's that is known only when it is
-    # asked; a virtual machine hands what they send there to the loopback interface of the machine around it.
-    gateway = {"desktop": LOOPBACK, "remote": resolved.address}.get(engine.place, HOST_GATEWAY)
-    return Announcement("host-name", why, name, resolved.address, gateway)
+    # asked; a virtual machine hands what they send there to the loopback interface of the machine around it. Elsewhere
+    # one address does for both sides.
+    gateway, inside = {
+        "desktop": (LOOPBACK, HOST_GATEWAY),
+        "remote": (resolved.address, resolved.address),
+        "dind": (resolved.address, resolved.address),
+    }.get(engine.place, (HOST_GATEWAY, HOST_GATEWAY))
+    return Announcement("host-name", why, name, resolved.address, gateway, inside)
 
 
 def _refuse_elsewhere(name: str, resolved: Resolved, engine: Engine) -> None:
-    if engine.place == "remote":
+    if engine.place in ("remote", "dind"):
+        if resolved.whose != "elsewhere":
+            raise UsageError(
+                f"{name} leads to {resolved.address}, which is here, and the engine is {_PLACES[engine.place]}",
+                code="announce-host-elsewhere",
+                hint="announce a name or address that leads to the engine's machine",
+            )
         return
     if engine.place == "nested":
         # Our own addresses are those of a container; the engine's machine is elsewhere.
@@ -331,12 +360,18 @@ def announcement_notes(chosen: Announcement, spec: ClusterSpec, engine: Engine) 
     reached = {
         "fixed-address": f"clients {'on this machine and ' if chosen.routed else ''}on the network",
         "gateway": "clients on this machine and in any container of it",
-        "host-name": f"clients on this machine, and containers that map {chosen.name} to host-gateway",
+        "host-name": _named_reach(chosen),
         "client-address": "clients on this machine only",
         "same-port": "clients on this machine only",
     }[chosen.strategy]
     chosen_by = f"announced by {chosen.strategy}, for {reached}: {chosen.why}"
     return tuple(filter(None, (chosen_by, _neighbour_note(chosen, spec, engine))))
+
+
+def _named_reach(chosen: Announcement) -> str:
+    if chosen.inside != HOST_GATEWAY:
+        return f"clients that reach {chosen.address}" + (f", which {chosen.name} must lead to" * bool(chosen.mapping))
+    return f"clients on this machine, and containers that map {chosen.name} to host-gateway"
 
 
 def _neighbour_note(chosen: Announcement, spec: ClusterSpec, engine: Engine) -> str:
@@ -363,6 +398,8 @@ def announcement_warnings(chosen: Announcement, spec: ClusterSpec, engine: Engin
     if chosen.strategy != "host-name" or chosen.address.startswith("127."):
         return ()
     opened = f"{chosen.name} leads to {chosen.address}: the ports are open to the network there, without a password"
+    if engine.place in ("remote", "dind"):
+        return (opened,)
     return (f"{opened}; lead it to {LOOPBACK} in /etc/hosts to keep them on this machine",)
 
 
@@ -409,15 +446,14 @@ def reach(chosen: Announcement, node: str, port: int, container: str, gateway: s
             )
         case "host-name":
             # The name itself cannot be met (CLUSTER MEET), and leads elsewhere inside than here: it is mapped there.
-            named, meet = Address(chosen.name, port), Address(HOST_GATEWAY, port)
+            named, meet = Address(chosen.name, port), Address(chosen.inside, port)
             control = Address(chosen.address, port)
             published = tuple(dict.fromkeys((Address(chosen.gateway, port), Address(chosen.gateway, bus), control)))
-            hosts = ((chosen.name, "host-gateway"),)
             return Reach(
                 NodeAddresses(named, named, control, meet, bus, named),
                 _announced(chosen.name, port, bus),
                 published,
-                hosts,
+                chosen.mapping,
             )
         case "client-address":
             settings = (("cluster-announce-ip", container), ("cluster-announce-client-ipv4", LOOPBACK))

@@ -20,7 +20,7 @@ ASSUMED_NEIGHBOURS = 1024
 
 _TAG = re.compile(r"(?P<flavor>valkey|redis)[^/:]*:v?(?P<version>\d+(\.\d+){0,2})")
 
-EnginePlace = Literal["local", "desktop", "rootless", "nested", "remote"]
+EnginePlace = Literal["local", "desktop", "rootless", "nested", "remote", "dind"]
 
 _SETTING_SINCE: Mapping[str, Version] = {
     # Only Valkey has these: human node names came with 7.2 (valkey-io/valkey#52 keeps Redis 7.2's), zones with
@@ -85,9 +85,10 @@ class Engine:
     Args:
         place: where it runs, seen from here: on this Linux machine (``local``), in a virtual machine behind this one
             (``desktop``), without root, which keeps its bridges out of reach (``rootless``), around the container that
-            we ourselves run in (``nested``), or on another machine (``remote``).
+            we ourselves run in (``nested``), on another machine (``remote``), or in a container beside the one that we
+            run in, asked over TCP (``dind``, Docker in Docker).
         version: its version, such as ``28.2.2``.
-        machine: the name of this machine, and what it leads to here; "" where it leads nowhere.
+        machine: what the machine that it runs on is called here: our own host name, or the host that it is asked at.
         taken_subnets: subnets in use, by the engine's networks or by this machine's interfaces and routes.
         neighbours: how many more addresses the kernel can keep as neighbours (`gc_thresh3` of arp(7), for all network
             namespaces together), 0 if unknown.

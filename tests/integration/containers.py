@@ -202,7 +202,7 @@ def remove(containers: Containers) -> None:
 
 
 # A client in a container that has nothing but a server: this machine's own programs and libraries, mounted.
-_MOUNTS = [
+MOUNTS = [
     path
     for path in ("/usr", "/lib", "/lib64", "/bin", "/etc/alternatives", sys.prefix, sys.base_prefix, str(PROJECT))
     if Path(path).exists()
@@ -220,7 +220,7 @@ def run_inside(
         network: the network, None for the engine's default one.
         hosts: names that are mapped.
     """
-    binds = {path: {"bind": path, "mode": "ro"} for path in _MOUNTS}
+    binds = {path: {"bind": path, "mode": "ro"} for path in MOUNTS}
     output: bytes = containers.engine.containers.run(
         containers.command.environment["VALKEY_BOOTSTRAP_IMAGE"],
         entrypoint=argv[:1],

@@ -14,11 +14,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 import docker
 import psutil
 from docker.errors import DockerException
+from docker.models.networks import Network
 
 from .conftest import Command, lacking, require_root, until
 from .containers import Containers, image_of, make
@@ -26,6 +28,7 @@ from .containers import Containers, image_of, make
 _SETUP = """
 set -e
 ip link set lo up
+hostname "$3"
 mkdir -p /run/containerd
 mount -t tmpfs tmpfs /run/containerd
 mount -t tmpfs -o "size=$2" tmpfs "$1/data"
@@ -33,6 +36,12 @@ echo ready
 # Until the tests are gone, whatever ended them; the shell collects the children of those that end before it.
 read -r _ || true
 """
+
+
+PORT = 2375
+"""Where it can be asked over TCP."""
+HOSTNAME = "b1946ac92492"
+"""What it calls itself: as Docker in Docker, the container's id."""
 
 
 def into(pid: int) -> tuple[str, ...]:
@@ -84,6 +93,8 @@ class OwnEngine:
             *("--exec-root", f"{self.folder}/exec"),
             *("--pidfile", f"{self.folder}/pid"),
             *("--host", self.host),
+            # For whom `plugged` lets in; where no other interface is there is nobody to hear it.
+            *("--host", f"tcp://0.0.0.0:{PORT}", "--tls=false"),
             *("--cgroup-parent", f"/{self.cgroup}"),
             # With the other one a parent would have to be a slice of systemd.
             *("--exec-opt", "native.cgroupdriver=cgroupfs"),
@@ -91,7 +102,7 @@ class OwnEngine:
         with (self.folder / "log").open("ab") as log:
             # A session of its own: a Ctrl-C is meant for the tests.
             self._process = subprocess.Popen(
-                ["nsenter", "--target", str(self.pid), "--net", "--mount", "--pid", *argv],
+                ["nsenter", "--target", str(self.pid), "--net", "--uts", "--mount", "--pid", *argv],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         until(self._answers, 30)
@@ -106,6 +117,10 @@ class OwnEngine:
         with suppress(DockerException, OSError):
             return self.client.ping()
         return False
+
+    def call(self, name: str) -> None:
+        """Let it call itself something else than a container does."""
+        subprocess.run(["nsenter", "--target", str(self.pid), "--uts", "hostname", name], check=True, timeout=10)
 
     def end(self, signum: signal.Signals = signal.SIGKILL) -> None:
         """Tell it to end, by default as a crash does: its containers run on."""
@@ -172,9 +187,9 @@ def own_engine(engine: docker.DockerClient, *, size: str = "300m") -> Iterator[O
     folder = Path(tempfile.mkdtemp(prefix="vb", dir="/tmp"))
     for name in ("data", "exec"):
         (folder / name).mkdir()
-    namespaces = ["--net", "--mount", "--pid", "--fork", "--mount-proc"]
+    namespaces = ["--net", "--uts", "--mount", "--pid", "--fork", "--mount-proc"]
     with subprocess.Popen(
-        ["unshare", *namespaces, "bash", "-c", _SETUP, "own-engine", str(folder), size],
+        ["unshare", *namespaces, "bash", "-c", _SETUP, "own-engine", str(folder), size, HOSTNAME],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     ) as first:  # fmt: skip
         assert first.stdin is not None
@@ -197,3 +212,24 @@ def own_engine(engine: docker.DockerClient, *, size: str = "300m") -> Iterator[O
         finally:
             first.stdin.close()
             shutil.rmtree(folder)
+
+
+@contextmanager
+def plugged(own: OwnEngine, network: Network) -> Iterator[str]:
+    """The engine on a network of the other engine, as one in a container there would be; its address."""
+    network.reload()
+    subnet = ip_network(network.attrs["IPAM"]["Config"][0]["Subnet"])
+    # The other engine gives its containers the lowest ones.
+    address, here = str(subnet[-2]), f"vbe{own.pid}"
+    try:
+        for words in (
+            ("ip", "link", "add", here, "type", "veth", "peer", "name", "eth0", "netns", str(own.pid)),
+            ("ip", "link", "set", here, "master", f"br-{str(network.id)[:12]}", "up"),
+            (*into(own.pid), "ip", "address", "add", f"{address}/{subnet.prefixlen}", "dev", "eth0"),
+            (*into(own.pid), "ip", "link", "set", "eth0", "up"),
+            (*into(own.pid), "ip", "route", "add", "default", "via", str(subnet[1])),
+        ):
+            subprocess.run(words, check=True, capture_output=True, timeout=10)
+        yield address
+    finally:
+        subprocess.run(["ip", "link", "delete", here], check=False, capture_output=True, timeout=10)

@@ -19,6 +19,7 @@ from .containers import (
     Containers,
     announced_by,
     cli_inside,
+    docker_cli,
     make,
     python_inside,
     remove,
@@ -281,6 +282,21 @@ def test_host_only_is_healthy_and_quiet(host_only: Made, valkey_cli: str) -> Non
 def test_host_only_says_that_containers_are_not_served(host_only: Made) -> None:
     assert {node["addresses"]["network"] for node in host_only.nodes} == {None}
     assert f"note: announced by {host_only.announced.strategy}, for clients on this machine only" in host_only.told
+
+
+@pytest.mark.slow
+def test_host_only_ports_are_kept_over_restarts(host_only: Made) -> None:
+    """Those of the other strategies: test_containers_resume.py."""
+    containers = host_only.containers
+    names = [node["name"] for node in host_only.nodes]
+    docker_cli("stop", *names)
+    docker_cli("start", *reversed(names))
+    assert containers("wait", "--nodes", 6, "--timeout", 30).returncode == 0
+    docker_cli("stop", *names)
+    done = containers("--nodes", 6, *host_only.announced.flags)
+    assert done.returncode == 0, done.stderr
+    assert [node["addresses"] for node in containers.nodes()] == [node["addresses"] for node in host_only.nodes]
+    assert slots_listed(host_only.ports[0]) == host_only.planned()
 
 
 # Refusals.

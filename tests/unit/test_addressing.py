@@ -28,7 +28,7 @@ from bootstrap.planning.addressing import (
 from bootstrap.planning.site import Engine, EnginePlace, Host, Resolved, ServerInfo, Site, Version
 from bootstrap.planning.spec import RESERVED_SETTINGS, ClusterSpec
 
-PLACES: tuple[EnginePlace, ...] = ("local", "desktop", "rootless", "nested", "remote")
+PLACES: tuple[EnginePlace, ...] = ("local", "desktop", "rootless", "nested", "remote", "dind")
 STRATEGIES: tuple[Strategy, ...] = ("fixed-address", "gateway", "host-name", "client-address", "same-port")
 NEW = ServerInfo("valkey", (8, 1, 0), "image")
 OLD = ServerInfo("valkey", (8, 0, 3), "image")
@@ -62,6 +62,8 @@ def choose(
         ("desktop", NEW, LAN, "client-address"),
         ("desktop", NEW, FAR, "client-address"),
         ("desktop", NEW, None, "client-address"),
+        ("dind", NEW, FAR, "host-name"),
+        ("dind", REDIS, FAR, "host-name"),
         ("desktop", OLD, LAN, "same-port"),
         ("desktop", REDIS, None, "same-port"),
     ],
@@ -72,14 +74,32 @@ def test_what_is_chosen_where(
     chosen = choose(place, server, machine=machine)
     assert chosen.strategy == strategy
     assert chosen.why
-    assert (chosen.name, chosen.address) == (("me.lan", "127.0.1.1") if strategy == "host-name" else ("", ""))
+    leads_to = machine.address if machine else ""
+    assert (chosen.name, chosen.address) == (("me.lan", leads_to) if strategy == "host-name" else ("", ""))
 
 
 def test_a_remote_engine_needs_a_name() -> None:
     with pytest.raises(UsageError) as caught:
         choose("remote", machine=LAN)
     assert caught.value.code == "remote-engine"
-    assert "--announce-host" in caught.value.hint
+    assert "--announce-host me.lan" in caught.value.hint
+
+
+@pytest.mark.parametrize("place", ["remote", "dind"])
+@pytest.mark.parametrize("leads_to", [HERE, LAN])
+def test_a_name_of_ours_does_not_lead_to_an_engine_elsewhere(place: EnginePlace, leads_to: Resolved) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose(place, machine=leads_to, announce_host="me.lan")
+    assert caught.value.code == "announce-host-elsewhere"
+    assert f"me.lan leads to {leads_to.address}, which is here" in caught.value.message
+
+
+def test_an_address_is_announced_without_a_mapping() -> None:
+    chosen = Announcement("host-name", "because", FAR.address, FAR.address, FAR.address, FAR.address)
+    assert chosen.mapping == ()
+    reached = reach(chosen, "valkey1", 6380, "172.28.0.3", "172.28.0.1")
+    assert reached.hosts == ()
+    assert reached.addresses.meet == reached.addresses.announced == Address("203.0.113.9", 6380)
 
 
 def test_a_full_neighbour_table_leads_to_the_gateway() -> None:
@@ -133,6 +153,8 @@ def test_what_is_asked_for_is_taken_or_refused(
         ("nested", {"announce": "fixed-address"}, NEW, "cannot be reached from the network of another container"),
         ("nested", {"announce": "same-port"}, NEW, "is for clients on the engine's own machine"),
         ("remote", {"announce": "client-address"}, NEW, "this one is on another machine"),
+        ("dind", {"announce": "client-address"}, NEW, "this one is in a container of its own"),
+        ("dind", {"announce": "gateway"}, NEW, "needs an engine on this Linux machine"),
         ("local", {"announce": "same-port", "publish": False}, NEW, "--no-publish forbids them"),
         ("local", {"announce": "client-address"}, REDIS, "needs Valkey 8.1 or newer, and this is redis 7.0.15"),
         ("local", {"announce": "client-address"}, OLD, "same-port does the same"),
@@ -146,23 +168,29 @@ def test_a_refusal_says_why(place: EnginePlace, asked: dict[str, Any], server: S
 
 @pytest.mark.parametrize("announce", ["auto", "host-name"])
 @pytest.mark.parametrize(
-    ("place", "leads_to", "gateway"),
+    ("place", "leads_to", "gateway", "mapped"),
     [
-        ("local", HERE, HOST_GATEWAY),
-        ("local", LAN, HOST_GATEWAY),
-        ("rootless", HERE, HOST_GATEWAY),
+        ("local", HERE, HOST_GATEWAY, "host-gateway"),
+        ("local", LAN, HOST_GATEWAY, "host-gateway"),
+        ("rootless", HERE, HOST_GATEWAY, "host-gateway"),
         # A virtual machine hands what containers send to its host on to the loopback interface there.
-        ("desktop", HERE, LOOPBACK),
-        ("desktop", LAN, LOOPBACK),
-        ("remote", FAR, "203.0.113.9"),
+        ("desktop", HERE, LOOPBACK, "host-gateway"),
+        ("desktop", LAN, LOOPBACK, "host-gateway"),
+        # Where the engine's machine has one address for everybody.
+        ("remote", FAR, "203.0.113.9", "203.0.113.9"),
+        ("dind", FAR, "203.0.113.9", "203.0.113.9"),
     ],
 )
 def test_a_name_is_announced_where_it_leads_to_the_engine(
-    place: EnginePlace, leads_to: Resolved, gateway: str, announce: Any
+    place: EnginePlace, leads_to: Resolved, gateway: str, mapped: str, announce: Any
 ) -> None:
     chosen = choose(place, REDIS, machine=leads_to, announce=announce, announce_host="me.lan")
     assert (chosen.strategy, chosen.name, chosen.address) == ("host-name", "me.lan", leads_to.address)
     assert chosen.gateway == gateway
+    assert chosen.mapping == (("me.lan", mapped),)
+    reached = reach(chosen, "valkey1", 6380, "172.28.0.3", "172.28.0.1")
+    # What nodes meet is published there, but for a virtual machine, which hands it on.
+    assert place == "desktop" or {reached.addresses.meet, reached.addresses.bus} <= set(reached.published)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -205,7 +233,7 @@ def announces(host: str) -> dict[str, str]:
 def means(strategy: Strategy, *, publish: bool = True) -> Reach:
     chosen = Announcement(strategy, "because")
     if strategy == "host-name":
-        chosen = Announcement(strategy, "because", "me.lan", "192.168.1.5", HOST_GATEWAY)
+        chosen = Announcement(strategy, "because", "me.lan", "192.168.1.5", HOST_GATEWAY, HOST_GATEWAY)
     return reach(chosen, "valkey1", 6380, "172.28.0.3", "172.28.0.1", publish=publish)
 
 
@@ -321,7 +349,7 @@ def test_an_engine_that_lets_neighbours_in_is_noted(
         assert ("--no-publish closes that" in note) == (strategy == "fixed-address")
 
 
-@pytest.mark.parametrize("place", ["desktop", "rootless", "remote"])
+@pytest.mark.parametrize("place", ["desktop", "rootless", "remote", "dind"])
 @pytest.mark.parametrize("strategy", ["host-name", "client-address", "same-port"])
 def test_neighbours_of_other_machines_are_not_guessed_at(place: EnginePlace, strategy: Strategy) -> None:
     assert len(announcement_notes(Announcement(strategy, "because"), ClusterSpec(), Engine(place, "20.10.24"))) == 1
@@ -417,7 +445,7 @@ def test_what_is_no_address(text: str) -> None:
         Address.parse(text)
 
 
-@pytest.mark.parametrize("place", ["desktop", "rootless"])
+@pytest.mark.parametrize("place", ["desktop", "rootless", "dind"])
 def test_without_published_ports_nobody_would_get_through(place: EnginePlace) -> None:
     names = {"me.lan": Resolved("127.0.0.1", "loopback")}
     found = Site("docker", (Host("vm"),), NEW, engine=Engine(place, "28.0.0", machine="me.lan"), names=names)
@@ -450,6 +478,7 @@ def test_in_a_container_a_name_must_lead_out_of_it(whose: Any, taken: bool) -> N
         ("local", {"audience": "network"}, "fixed-address", {"host", "network"}),
         ("local", {"audience": "host", "announce": "client-address"}, "client-address", {"host"}),
         ("nested", {"audience": "both"}, "gateway", {"host", "network"}),
+        ("dind", {"audience": "both"}, "host-name", {"host", "network"}),
         ("desktop", {"audience": "host"}, "client-address", {"host"}),
         ("desktop", {"audience": "network"}, "fixed-address", {"network"}),
         ("desktop", {"audience": "network", "announce": "fixed-address"}, "fixed-address", {"network"}),
@@ -461,7 +490,8 @@ def test_in_a_container_a_name_must_lead_out_of_it(whose: Any, taken: bool) -> N
 def test_a_strategy_serves_the_audience_that_is_asked_for(
     place: EnginePlace, asked: dict[str, Any], strategy: Strategy, served: set[str]
 ) -> None:
-    chosen = choose(place, NEW, machine=HERE if "announce_host" in asked else None, **asked)
+    machine = FAR if place == "dind" else HERE if "announce_host" in asked else None
+    chosen = choose(place, NEW, machine=machine, **asked)
     assert chosen.strategy == strategy
     assert serves(chosen) == served
 

@@ -49,6 +49,12 @@ OURS = "0123456789ab"
         ("tcp://10.0.0.9:2376", {**LINUX, "Name": "far"}, "linux", False, "remote"),
         ("ssh://far", {**LINUX, "Name": "far"}, "linux", False, "remote"),
         ("tcp://10.0.0.9:2376", {**LINUX, "Name": "far"}, "darwin", False, "remote"),
+        # An engine in a container beside ours, by its name or address.
+        ("tcp://docker:2376", {**LINUX, "Name": "b1946ac92492"}, "linux", True, "dind"),
+        ("tcp://172.18.0.2:2375", {**LINUX, "Name": "b1946ac92492"}, "linux", True, "dind"),
+        # From a container to some machine, and from a machine to an engine in a container.
+        ("tcp://docker:2376", {**LINUX, "Name": "builder"}, "linux", True, "remote"),
+        ("tcp://172.18.0.2:2375", {**LINUX, "Name": "b1946ac92492"}, "linux", False, "remote"),
         # The engine's socket mounted into a container, or an engine of its own in one.
         (SOCKET, {**LINUX, "Name": "outside"}, "linux", True, "nested"),
         (SOCKET, {**ROOTLESS, "Name": "outside"}, "linux", True, "nested"),
@@ -60,8 +66,10 @@ def test_where_an_engine_runs(host: str, info: dict[str, Any], system: str, insi
     assert engine_place(host, info, containers, machine=machine, system=system, contained=inside) == place
 
 
-def test_an_engine_inside_a_container_is_local_there() -> None:
-    assert engine_place(SOCKET, LINUX, ["f" * 64], machine=OURS, system="linux", contained=True) == "local"
+@pytest.mark.parametrize(("host", "name"), [(SOCKET, "me"), ("tcp://localhost:2375", "b1946ac92492")])
+def test_an_engine_inside_a_container_is_local_there(host: str, name: str) -> None:
+    info = {**LINUX, "Name": name}
+    assert engine_place(host, info, ["f" * 64], machine=OURS, system="linux", contained=True) == "local"
 
 
 def test_a_machine_that_is_called_like_a_container_is_no_container() -> None:

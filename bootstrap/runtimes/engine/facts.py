@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 
 from bootstrap.judging.evidence import Server, ServerState
-from bootstrap.planning.addressing import Address
+from bootstrap.planning.addressing import LOOPBACK, Address
 from bootstrap.planning.site import EnginePlace
 from bootstrap.runtimes import listening
 from bootstrap.runtimes.engine import labels
 
 _SOCKET = "unix:///var/run/docker.sock"
+_CONTAINER_NAME = re.compile("[0-9a-f]{12}")
+"""What a container calls itself where nobody says otherwise: the beginning of its id."""
+
+
+_CONTAINED = ("/.dockerenv", "/run/.containerenv")
+"""What Docker and Podman leave in every container."""
 
 
 def endpoint() -> str:
     """Where the engine is asked: ``DOCKER_HOST``, the current context, or the usual socket."""
     return os.environ.get("DOCKER_HOST") or docker.ContextAPI.kwargs_from_context().get("base_url") or _SOCKET
+
+
+def machine_of(host: str) -> str:
+    """The host that an engine is asked at, our own name where that is a socket or a pipe.
+
+    Args:
+        host: how it is asked, such as ``tcp://docker:2376`` or ``ssh://me@far``.
+    """
+    return urlsplit(host).hostname or socket.gethostname()
 
 
 def knock(seconds: float) -> None:
@@ -55,8 +72,12 @@ def engine_place(
     # Desktop goes first: it may be asked over TCP, too, and its ports are ours.
     if "Docker Desktop" in str(info.get("OperatingSystem")):
         return "desktop"
-    if not host.startswith(("unix://", "npipe://", "/")) and info.get("Name") != machine:
-        return "remote"
+    name = str(info.get("Name"))
+    if not host.startswith(("unix://", "npipe://", "/")) and name != machine:
+        beside = contained and _CONTAINER_NAME.fullmatch(name)
+        if not beside or machine_of(host) not in ("localhost", LOOPBACK):
+            return "dind" if beside else "remote"
+        # Both containers share a network: what the engine makes there is before us as on any Linux machine.
     if system != "linux":
         return "desktop"
     if contained and any(each.startswith(machine) for each in containers):
@@ -74,7 +95,7 @@ def find_place(info: Mapping[str, Any], containers: Collection[str]) -> EnginePl
         containers,
         machine=socket.gethostname(),
         system=sys.platform,
-        contained=Path("/.dockerenv").exists(),
+        contained=any(Path(each).exists() for each in _CONTAINED),
     )
 
 

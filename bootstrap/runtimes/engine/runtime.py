@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import socket
 import threading
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -40,7 +39,16 @@ from bootstrap.runtimes.claims import claimed, default_root
 from bootstrap.runtimes.dialling import LocalVantage
 from bootstrap.runtimes.engine import labels, locks
 from bootstrap.runtimes.engine.archives import SERVER_UID, pack
-from bootstrap.runtimes.engine.facts import endpoint, find_place, knock, leads_to, server_of, subnets, taken_ports
+from bootstrap.runtimes.engine.facts import (
+    endpoint,
+    find_place,
+    knock,
+    leads_to,
+    machine_of,
+    server_of,
+    subnets,
+    taken_ports,
+)
 from bootstrap.runtimes.engine.failures import (
     API_SECONDS,
     CONTACT_SECONDS,
@@ -222,7 +230,7 @@ class EngineRuntime:
             info, version = api.info(), api.version()["Version"]
             containers, networks = api.containers(all=True), api.networks()
         place = self._place = find_place(info, [each["Id"] for each in containers])
-        machine = socket.gethostname()
+        machine = machine_of(endpoint())
         server, assumptions = self._images.server(image)
         return Site(
             runtime=self.kind,
@@ -302,8 +310,8 @@ class EngineRuntime:
         return facts
 
     def _facts(self, plan: Plan) -> Facts:
-        hosts = {name: address for node in plan.nodes if node.container for name, address in node.container.hosts}
-        if not hosts:
+        mapped = {address for node in plan.nodes if node.container for _, address in node.container.hosts}
+        if "host-gateway" not in mapped:
             return Facts({})
         return Facts({"host_gateway": self._images.host_gateway(plan.server)})
 
