@@ -15,8 +15,8 @@ from bootstrap.events import PhaseReporter
 from bootstrap.formation.base import ServerError, Unreachable
 from bootstrap.formation.clients import Clients
 from bootstrap.formation.head_start import HeadStart
-from bootstrap.judging.causes import cause_in_log
 from bootstrap.judging.pace import HEAD_START_FROM
+from bootstrap.judging.silence import cause_in_log
 from bootstrap.operations.formed import Formation
 from bootstrap.planning.plan import CONFIG_FILE, Plan, PlannedNode, render_config
 from bootstrap.planning.text import plural

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bootstrap.judging.causes import cause_in_log, diagnose
+from bootstrap.judging.causes import diagnose
 from bootstrap.judging.evidence import Contact, Dial, Evidence, Outcome, Server
+from bootstrap.judging.silence import cause_in_log
 from bootstrap.judging.simulation import Simulation, settle
 from bootstrap.judging.views import NodeView, Silent, View
 from bootstrap.planning.addressing import Address
