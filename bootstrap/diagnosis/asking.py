@@ -15,21 +15,14 @@ from bootstrap.judging.views import parse_info
 
 SETTINGS = (
     "bind",
-    "cluster-announce-bus-port",
-    "cluster-announce-client-ipv4",
     "cluster-announce-hostname",
     "cluster-announce-ip",
-    "cluster-announce-port",
     "cluster-node-timeout",
     "cluster-ping-interval",
     "cluster-preferred-endpoint-type",
-    "cluster-require-full-coverage",
-    "maxclients",
     "port",
-    "protected-mode",
     "repl-diskless-load",
     "repl-diskless-sync-delay",
-    "replica-announce-ip",
 )
 
 SECRETS = ("requirepass", "masterauth")

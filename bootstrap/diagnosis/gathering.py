@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,15 +13,25 @@ from bootstrap.diagnosis.dialling import chosen, dial_all, targets
 from bootstrap.events import Reporter
 from bootstrap.formation.clients import Clients
 from bootstrap.judging.agreement import agree
-from bootstrap.judging.evidence import Evidence, Server
+from bootstrap.judging.evidence import Evidence, Server, Testimony
 from bootstrap.judging.views import Views
 from bootstrap.planning.addressing import Address, NodeAddresses
 from bootstrap.planning.placement import Place
-from bootstrap.planning.text import plural
+from bootstrap.planning.text import listing, plural
 from bootstrap.runtimes.base import Vantage
 
 SETTLE_SECONDS = 1.5
 """Between the two looks at a cluster that is not healthy: handshakes and flags that pass, pass within this time."""
+
+
+def _refused(told: Mapping[str, Testimony]) -> Iterator[str]:
+    """What nodes would not tell; managed services have renamed such commands."""
+    refusals: dict[tuple[str, str], list[str]] = {}
+    for name, each in told.items():
+        for command, reply in each.refused.items():
+            refusals.setdefault((command, reply), []).append(name)
+    for (command, reply), names in refusals.items():
+        yield f"by {command}, which {listing(names, 3)} refused: {reply}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,7 @@ async def gather(subject: Subject, reporter: Reporter) -> Evidence:
         told=told,
         servers=subject.servers,
         places=subject.places,
-        untried=(*subject.untried, *untried),
+        untried=(*subject.untried, *untried, *_refused(told)),
         announced=subject.announced,
         expected=subject.expected,
         cluster=subject.cluster,

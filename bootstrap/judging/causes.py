@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from bootstrap.judging import beliefs, conduct, silence
 from bootstrap.judging.agreement import Agreement, DoubtKind, agree
-from bootstrap.judging.connections import connections
+from bootstrap.judging.connections import connections, one_way
 from bootstrap.judging.evidence import Evidence, Finding
 from bootstrap.judging.views import Silent
 
@@ -99,6 +99,7 @@ def _rest(evidence: Evidence, agreement: Agreement, found: list[Finding]) -> Ite
             continue
         cause, words, mend = _UNEXPLAINED.get(doubt.kind, (doubt.kind, "", ""))
         if doubt.about and words:
-            yield Finding(doubt.about, cause, words, mend, evidence=(f"{doubt.node} {doubt.text}",))
+            links = one_way(evidence, doubt.about) if doubt.kind == "link" else ()
+            yield Finding(doubt.about, cause, words, mend, evidence=(f"{doubt.node} {doubt.text}", *links))
         else:
             yield Finding(doubt.node, cause, doubt.text, mend)

@@ -76,6 +76,17 @@ def settings(evidence: Evidence) -> Iterator[Finding]:
     """Settings that are not what they are to be, or not the same everywhere."""
     by_timeout: dict[str, list[str]] = {}
     for name, told in evidence.told.items():
+        preferred = told.settings.get("cluster-preferred-endpoint-type")
+        if preferred == "hostname" and not told.settings.get("cluster-announce-hostname"):
+            yield Finding(
+                name,
+                "no-hostname",
+                "is to send clients to host names, and announces none: they are sent to `?`",
+                "announce one: `CONFIG SET cluster-announce-hostname NAME`; or send them to addresses: `CONFIG SET "
+                "cluster-preferred-endpoint-type ip` on all nodes",
+                "cluster-announce-hostname",
+            )
+    for name, told in evidence.told.items():
         expected = evidence.expected.get(name, {})
         low = {
             key: told.settings[key] for key in expected if key in told.settings and told.settings[key] != expected[key]

@@ -11,6 +11,7 @@ from bootstrap.judging.evidence import OUTCOME_WORDS, Dial, Evidence, Finding, S
 from bootstrap.judging.views import NodeView, seen
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.spec import BUS_OFFSET
+from bootstrap.planning.text import listing
 
 _ID_LENGTH = 40
 
@@ -32,6 +33,14 @@ def protected(node: str, seen_as: str) -> Finding:
         "protected-mode",
         evidence=(seen_as,),
     )
+
+
+def one_way(evidence: Evidence, node: str) -> Iterator[str]:
+    """Who is reached by a node and does not reach it, by their bus links (CLUSTER LINKS), in words."""
+    views = seen(evidence.views)
+    for name, told in evidence.told.items() if node in views else ():
+        if told.links and told.links.get(views[node].id) == frozenset({"from"}):
+            yield f"{name} has a bus link from {node}, and none to it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,7 @@ class _Connections:
         own_port = self._setting(dial.node, "port")
         if server is not None and server.container and (finding := _of_container(dial, server, own_port)):
             return finding
-        return _blocked(dial) if dial.beside else self._for_clients(dial)
+        return (self._not_bound(dial) or self._blocked(dial)) if dial.beside else self._for_clients(dial)
 
     def _led_elsewhere(self, dial: Dial) -> Finding | None:
         """A connection that was made, to a server that is not the one."""
@@ -137,6 +146,41 @@ class _Connections:
             "map addresses: see `--client`",
             "cluster-announce-ip",
             evidence=(str(dial),),
+        )
+
+    def _not_bound(self, dial: Dial) -> Finding | None:
+        """A server that does not listen at the address that it announces."""
+        server = self.evidence.servers.get(dial.node)
+        translated = server is not None and server.container and dial.address.host not in server.addresses
+        bound = [word.removeprefix("-") for word in self._setting(dial.node, "bind").split()]
+        everywhere = not {"*", "0.0.0.0", "::*", "::"}.isdisjoint(bound)  # noqa: S104
+        if dial.outcome != "refused" or not bound or everywhere or translated or dial.address.host in bound:
+            return None
+        return Finding(
+            dial.node,
+            "not-bound",
+            f"does not listen on {dial.address.host}, which it announces: it is bound to {listing(bound)}",
+            f"let it listen there, too: `bind {' '.join(bound)} {dial.address.host}`",
+            "bind",
+            evidence=(str(dial),),
+        )
+
+    def _blocked(self, dial: Dial) -> Finding:
+        kind = "bus port" if dial.port == "bus" else "data port"
+        why = {
+            "silent": "a firewall drops what is sent there",
+            "refused": "nothing listens there, or a firewall rejects",
+            "unreachable": "no route leads there",
+        }.get(dial.outcome, "it cannot be reached")
+        return Finding(
+            dial.node,
+            f"{dial.port}-port-blocked",
+            f"its {kind} {dial.address} {OUTCOME_WORDS[dial.outcome]}: {why}",
+            f"let the nodes reach {dial.address}: see to the firewall, and that something listens there",
+            evidence=(
+                f"dialled from {dial.vantage}",
+                *(one_way(self.evidence, dial.node) if dial.port == "bus" else ()),
+            ),
         )
 
     def _stale(self, dial: Dial) -> Finding | None:
@@ -215,22 +259,6 @@ def _of_container(dial: Dial, server: Server, own_port: str) -> Finding | None:
 def _published(published: Mapping[int, tuple[Address, ...]]) -> str:
     pairs = [f"{place} -> {port}" for port, places in sorted(published.items()) for place in places]
     return ", ".join(pairs) or "nothing"
-
-
-def _blocked(dial: Dial) -> Finding:
-    kind = "bus port" if dial.port == "bus" else "data port"
-    why = {
-        "silent": "a firewall drops what is sent there",
-        "refused": "nothing listens there, or a firewall rejects",
-        "unreachable": "no route leads there",
-    }.get(dial.outcome, "it cannot be reached")
-    return Finding(
-        dial.node,
-        f"{dial.port}-port-blocked",
-        f"its {kind} {dial.address} {OUTCOME_WORDS[dial.outcome]}: {why}",
-        f"let the nodes reach {dial.address}: see to the firewall, and that something listens there",
-        evidence=(f"dialled from {dial.vantage}",),
-    )
 
 
 def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -16,6 +16,8 @@ import pytest
 import redis
 
 from .conftest import Command, ask, end_servers, find_server, nodes_known_to, require_root, setting, until
+from .engines import Inside
+from .networks import own_network, run_in
 from .servers import Server, Servers
 from .verdicts import check, finding_in, plain
 
@@ -251,10 +253,75 @@ def test_the_trap_of_epochs(command: Command, servers: Servers) -> None:
     assert holder.await_start()
     where = f"127.0.0.1:{replica.port}"
     until(lambda: case.errors() == {(where, "epoch-trap")}, 30)
+    assert case.errors("--quick") == {(where, "epoch-trap")}
     case.document("epoch-trap", "a replica that others show as a primary without slots")
     # What it says to do mends it.
     assert ask(case.ports[0], "CLUSTER", "BUMPEPOCH").startswith("BUMPED")
     until(lambda: case.errors() == set(), 30)
+
+
+def test_an_address_that_it_does_not_listen_on(command: Command, servers: Servers) -> None:
+    case = formed(command, servers)
+    ask(case.ports[1], "CONFIG", "SET", "cluster-announce-ip", "127.0.0.2")
+    until(lambda: "127.0.0.2:" in ask(case.ports[0], "CLUSTER", "NODES"))
+    found = {cause for node, cause in case.errors() if node == case.where[1]}
+    assert "not-bound" in found
+    case.document("not-bound", "a server does not listen on the address that it announces")
+
+
+def test_no_name_where_clients_are_sent_to_names(ours: Case) -> None:
+    ask(ours.ports[2], "CONFIG", "SET", "cluster-preferred-endpoint-type", "hostname")
+    assert ours.errors() == {("valkey2", "no-hostname")}
+    ours.document("no-hostname", "clients are sent to host names, and there is none")
+
+
+def test_a_replica_on_the_machine_of_its_primary(command: Command, servers: Servers) -> None:
+    hosts = ["127.0.0.1", "127.0.0.2"] * 3
+    for host in hosts:
+        # The tests ask it at the first one.
+        servers.start("bind", "127.0.0.1 127.0.0.2", "cluster-announce-ip", host)
+    where = [f"{host}:{server.port}" for host, server in zip(hosts, servers.started, strict=True)]
+    command.ok("form", *where, "--replicas", 1)
+    case = Case(command, *where, ports=[server.port for server in servers.started])
+    assert case.found() == {}
+    known = nodes_known_to(case.ports[0])
+    host_of = dict(zip(case.ports, hosts, strict=True))
+    replica = next(line for line in known.values() if line.primary != "-")
+    beside = next(
+        line for line in known.values() if line.primary == "-" and host_of[line.port] == host_of[replica.port]
+    )
+    ask(replica.port, "CLUSTER", "REPLICATE", beside.id)
+    guilty = f"{host_of[replica.port]}:{replica.port}"
+    until(lambda: {key: each["level"] for key, each in case.found().items()} == {(guilty, "shares-host"): "warning"})
+    case.document("shares-host", "a replica is on its primary's machine")
+
+
+def test_what_a_node_refuses_to_tell_is_said(ours: Case) -> None:
+    ask(ours.ports[2], "ACL", "SETUSER", "default", "-cluster|links")
+    printed = ours.printed()
+    assert "not tried by CLUSTER LINKS, which valkey2 refused: NOPERM" in printed
+    assert "is healthy" in printed
+
+
+@pytest.mark.root
+def test_links_that_go_one_way_only(tmp_path: Path) -> None:
+    with own_network("") as pid:
+        command = Inside(tmp_path / "state", pid=pid)
+        try:
+            command.ok(*CREATE[:4], "--base-port", 7000)
+            assert Case(command, ports=[]).found() == {}
+            run_in(pid, "iptables", "-I", "INPUT", "-p", "tcp", "--dport", "17002", "-j", "REJECT",
+                   "--reject-with", "tcp-reset")  # fmt: skip
+            case = Case(command, ports=[])
+            until(lambda: ("valkey2", "bus-port-blocked") in case.errors())
+
+            def seen() -> list[str]:
+                found: list[str] = case.found()["valkey2", "bus-port-blocked"]["evidence"]
+                return found
+
+            until(lambda: "valkey0 has a bus link from valkey2, and none to it" in seen(), 30)
+        finally:
+            end_servers(command)
 
 
 def test_no_room_for_clients(ours: Case) -> None:
