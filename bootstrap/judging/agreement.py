@@ -15,7 +15,7 @@ from typing import Literal
 from bootstrap.judging.views import NodeView, Peer, Silent, Views, seen
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.layout import Layout, Shard, make_layout
-from bootstrap.planning.slots import SLOTS, expand, format_ranges, merge
+from bootstrap.planning.slots import SLOTS, expand, format_ranges, slots_text
 from bootstrap.planning.text import listing, plural
 
 DoubtKind = Literal[
@@ -242,10 +242,9 @@ def _coverage(nodes: Mapping[str, NodeView]) -> Iterator[Doubt]:
             if (other := owners.setdefault(slot, name)) != name:
                 twice.setdefault((other, name), []).append(slot)
     for (one, other), slots in twice.items():
-        yield Doubt("", "coverage", f"slots {format_ranges(merge(slots))} are claimed by {one} and {other}")
+        yield Doubt("", "coverage", f"{one} and {other} both claim {slots_text(slots)}")
     if nodes and len(owners) < SLOTS:
-        missing = format_ranges(merge(set(range(SLOTS)) - owners.keys()))
-        yield Doubt("", "coverage", f"slots {missing} have no primary")
+        yield Doubt("", "coverage", f"no primary has {slots_text(set(range(SLOTS)) - owners.keys())}")
 
 
 def _layout(nodes: Mapping[str, NodeView], names: Mapping[str, str]) -> Layout | None:

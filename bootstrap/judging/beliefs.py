@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from bootstrap.judging.agreement import Agreement
 from bootstrap.judging.evidence import Evidence, Finding
 from bootstrap.judging.views import seen
-from bootstrap.planning.slots import SLOTS, expand, format_ranges, merge
+from bootstrap.planning.slots import SLOTS, expand, merge, slots_text
 from bootstrap.planning.text import listing, plural
 
 
@@ -99,19 +99,18 @@ def slots(evidence: Evidence, agreement: Agreement) -> Iterator[Finding]:
         yield Finding(
             "",
             "slots-down",
-            f"slots {format_ranges(merge(theirs))} belong to {address}, which does not answer",
+            f"{address}, which does not answer, has {slots_text(theirs)}",
             "bring it back, or let a replica of it take over: `CLUSTER FAILOVER TAKEOVER`",
         )
     if nodes and missing:
-        text = format_ranges(merge(missing))
         yield Finding(
             "",
             "slots-uncovered",
-            f"slots {text} have no primary",
+            f"no primary has {slots_text(missing)}",
             f"give them to one: `CLUSTER ADDSLOTSRANGE {_arguments(missing)}`",
         )
     for doubt in agreement.of("coverage"):
-        if "claimed by" in doubt.text:
+        if "both claim" in doubt.text:
             mend = "let the one that is not to have them give them up: `CLUSTER DELSLOTSRANGE`"
             yield Finding("", "slots-twice", doubt.text, mend)
     for name, view in nodes.items():

@@ -73,7 +73,7 @@ class _Connections:
         if dial.outcome == "open":
             return self._led_elsewhere(dial)
         server = self.evidence.servers.get(dial.node)
-        if _loopback(dial.address.host) and dial.source:
+        if is_loopback(dial.address.host) and dial.source:
             return self._loopback(dial)
         if dial.outcome == "unresolvable":
             return self._unresolvable(dial)
@@ -93,7 +93,7 @@ class _Connections:
             return None
         stranger = f"a node of another cluster ({said[:8]})"
         other = next((name for name, node_id in self.ids.items() if node_id == said), stranger)
-        if _loopback(dial.address.host) and dial.source:
+        if is_loopback(dial.address.host) and dial.source:
             return self._loopback(dial)
         if _ip(dial.address.host) is None:
             return Finding(
@@ -269,7 +269,8 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine for everybody who says it."""
     ip = _ip(host)
     return host == "localhost" or (ip is not None and ip.is_loopback)
 

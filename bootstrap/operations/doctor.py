@@ -11,6 +11,7 @@ from bootstrap.errors import RuntimeUnavailable
 from bootstrap.events import Reporter
 from bootstrap.formation.window import DEFAULTS
 from bootstrap.judging.causes import diagnose
+from bootstrap.judging.connections import is_loopback
 from bootstrap.judging.evidence import Evidence, Finding, Server
 from bootstrap.operations.deployment import Deployment, Node
 from bootstrap.operations.status import Status, make_status
@@ -142,7 +143,7 @@ async def _others(subject: Subject) -> Subject:
         if vantage is not None:
             vantages.append(vantage)
     beside = not servers
-    local = all(where.control.host.startswith("127.") for where in subject.nodes.values())
+    local = all(is_loopback(where.control.host) for where in subject.nodes.values())
     if servers or local:
         untried = []
     return subject.knowing(

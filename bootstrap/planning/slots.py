@@ -81,6 +81,13 @@ def format_ranges(ranges: Iterable[SlotRange]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
+def slots_text(slots: Iterable[int]) -> str:
+    """``slot 7``, ``slots 0-5460,5500``: for people."""
+    ranges = merge(slots)
+    single = len(ranges) == 1 and ranges[0][0] == ranges[0][1]
+    return f"{'slot' if single else 'slots'} {format_ranges(ranges)}"
+
+
 def _float_ranges(primaries: int) -> tuple[SlotRange, ...]:
     share = _single(SLOTS / primaries)
     cursor = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import VERSIONS, Command, ask, find_server, free_block, nodes_known_to, setting, until
+from .libraries import LIBRARIES, keys_through, printed_by
 from .relay import Relay
 from .servers import Server, Servers
 
@@ -83,6 +85,20 @@ def test_replicas_are_kept_apart_from_their_primaries(command: Command, start: S
     followed = {node["name"]: node["primary"] for node in document["nodes"] if node["role"] == "replica"}
     assert sorted(followed.values()) == sorted(primaries)
     assert [place_of[name] for name, primary in followed.items() if place_of[name] == place_of[primary]] == []
+
+
+def test_addresses_of_ipv6(command: Command, start: Start, server: str) -> None:
+    # At the other address the tests see whether it has started.
+    servers = [start("bind", "127.0.0.1 ::1", *QUICK, binary=server) for _ in range(6)]
+    where = [f"[::1]:{each.port}" for each in servers]
+    command.ok("form", *where, "--replicas", 1)
+    for each in servers:
+        assert {f"[{host}]" for host in re.findall(r"(?m)^\w+ (\S+):\d+@", ask(each.port, "CLUSTER", "NODES"))} == {
+            "[::1]"
+        }
+    assert command.ok("doctor", where[3]) == f'Cluster "{where[3]}" is healthy: 6 nodes\n'
+    for library in LIBRARIES:
+        assert printed_by(keys_through(library, ("::1", servers[0].port), library, 100)) == "100\n"
 
 
 # Servers that may not be taken.

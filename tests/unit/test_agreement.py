@@ -154,8 +154,8 @@ CASES: list[tuple[Callable[[Views], None], str, str, str, str]] = [
     (open_a_slot, "valkey1", "open", "has open slots [93-<-abc]", "has open slots"),
     (lose_the_link, "valkey3", "replication", "replication link is down", "valkey3 link down"),
     (hide, "valkey0", "hidden", "does not list replica valkey3 in CLUSTER SLOTS", "valkey3 not yet in CLUSTER SLOTS"),
-    (lose_slots, "", "coverage", "slots 16001-16383 have no primary", "slots 16001-16383 have no primary"),
-    (claim_slots_twice, "", "coverage", "slots 8190-8191 are claimed by valkey0 and valkey1", "slots 8190-8191"),
+    (lose_slots, "", "coverage", "no primary has slots 16001-16383", "no primary has slots 16001-16383"),
+    (claim_slots_twice, "", "coverage", "valkey0 and valkey1 both claim slots 8190-8191", "slots 8190-8191"),
 ]
 
 
@@ -247,7 +247,7 @@ def test_there_is_no_layout_while_a_replica_follows_nobody_known() -> None:
 
 def test_a_doubt_reads_with_its_node() -> None:
     assert str(Doubt("valkey0", "state", "cluster_state is fail")) == "valkey0: cluster_state is fail"
-    assert str(Doubt("", "coverage", "slots 1 have no primary")) == "slots 1 have no primary"
+    assert str(Doubt("", "coverage", "no primary has slot 1")) == "no primary has slot 1"
 
 
 def layout(*shards: tuple[str, tuple[int, int] | None, str]) -> Layout:
