@@ -25,14 +25,12 @@ if TYPE_CHECKING:
 @click.option(
     "--client",
     type=click.Choice(CLIENTS),
-    default="redis-py",
-    show_default=True,
-    help="The client library to show an address map for, where one is needed.",
+    help="The client library to show an address map for, where one is needed.  [default: redis-py]",
 )
 @options.login_options
 @options.where_options
 @options.look_options("text", "json")
-def doctor(quick: bool, client: Client, **flags: Any) -> None:
+def doctor(quick: bool, client: Client | None, **flags: Any) -> None:
     """Say what is wrong with a cluster, which node and setting is to blame, and how to mend it; nothing is changed.
 
     The cluster is one of ours by --name, or any by the addresses of some of its nodes: the more are given, the more can
@@ -60,16 +58,19 @@ def doctor(quick: bool, client: Client, **flags: Any) -> None:
         raise Exit(7)
 
 
-def _text(found: Diagnosis, client: Client, told: style.Style) -> Iterator[str]:
+def _text(found: Diagnosis, client: Client | None, told: style.Style) -> Iterator[str]:
     name, nodes = found.status.name, len(found.status.nodes)
     for finding in found.findings:
         yield from _finding(finding, told)
         yield ""
     if found.remap:
-        yield f"Clients here reach the cluster when they map what it announces, as in {client}:"
+        library = client or "redis-py"
+        yield f"Clients here reach the cluster when they map what it announces, as in {library}:"
         yield ""
-        yield from (f"    {line}" for line in remap_text(client, found.remap))
+        yield from (f"    {line}" for line in remap_text(library, found.remap))
         yield ""
+    elif client and found.healthy:
+        yield "Clients here need no address map: what is announced works"
     for place in found.evidence.untried:
         yield f"not tried {place}"
     errors, warnings = len(found.errors), len(found.findings) - len(found.errors)

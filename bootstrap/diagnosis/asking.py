@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bootstrap.concurrency import each
@@ -34,15 +34,15 @@ _QUESTIONS: tuple[Command, ...] = (
 )
 
 
-async def hear(clients: Clients) -> dict[str, Testimony]:
-    """Ask every node; those that cannot be asked are left out."""
+async def hear(clients: Clients, names: Iterable[str]) -> dict[str, Testimony]:
+    """Ask these nodes; those that cannot be asked are left out."""
     # Two secrets can be compared by their marks, and nothing else can be done with these.
     salt = secrets.token_bytes(16)
 
     async def one(name: str) -> Testimony:
         return read_testimony(await clients.run(name, *_QUESTIONS), salt)
 
-    results, _ = await each(clients.names, one)
+    results, _ = await each(names, one)
     return results
 
 

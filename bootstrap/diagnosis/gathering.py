@@ -14,7 +14,7 @@ from bootstrap.events import Reporter
 from bootstrap.formation.clients import Clients
 from bootstrap.judging.agreement import agree
 from bootstrap.judging.evidence import Evidence, Server, Testimony
-from bootstrap.judging.views import Views
+from bootstrap.judging.views import Views, seen
 from bootstrap.planning.addressing import Address, NodeAddresses
 from bootstrap.planning.placement import Place
 from bootstrap.planning.text import listing, plural
@@ -84,7 +84,7 @@ async def gather(subject: Subject, reporter: Reporter) -> Evidence:
     total = len(subject.nodes)
     with reporter.phase("ask", f"Asking {plural(total, 'node')}", f"Asked {plural(total, 'node')}"):
         before, views = await _look(subject)
-        told = await hear(subject.clients)
+        told = await hear(subject.clients, seen(views))
     unlinked = [(doubt.node, doubt.about) for doubt in agree(views).of("link", "unknown", "flag")]
     running = {name for name, server in subject.servers.items() if server.state in ("running", "paused")}
     places = [each for each in subject.vantages if not each.node or each.node in running]

@@ -78,7 +78,12 @@ _UNEXPLAINED: Mapping[DoubtKind, tuple[str, str, str]] = {
         "is announced at another address than planned",
         "correct what it announces, and wait some seconds",
     ),
-    "state": ("not-ok", "", "see what the other nodes lack"),
+    "state": (
+        # `clusterUpdateState`: CLUSTER_MAX_REJOIN_DELAY.
+        "not-ok",
+        "",
+        "wait: a primary whose majority was missing says ok again up to 5 s after it is back; then see its log",
+    ),
 }
 
 

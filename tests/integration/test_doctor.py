@@ -99,6 +99,7 @@ def test_nothing_is_found_where_nothing_is_wrong(command: Command, version: str)
     assert case.found() == {}
     assert case.found("--quick") == {}
     assert case.printed() == 'Cluster "valkey" is healthy: 6 nodes\n'
+    assert case.printed("--client", "ioredis").startswith("Clients here need no address map")
 
 
 @pytest.mark.parametrize("version", ["valkey-9.1", "valkey-8.1", "redis-7.0"])
