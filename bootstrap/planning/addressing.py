@@ -27,7 +27,7 @@ from typing import Literal
 from bootstrap.errors import UsageError
 from bootstrap.planning.ports import PortUse
 from bootstrap.planning.site import Engine, Resolved, Site
-from bootstrap.planning.spec import BUS_OFFSET, ClusterSpec
+from bootstrap.planning.spec import BUS_OFFSET, ClusterSpec, looks_like_an_address
 
 LOOPBACK = "127.0.0.1"
 HOST_GATEWAY = "${host_gateway}"
@@ -318,6 +318,12 @@ def _named(name: str, site: Site, engine: Engine, why: str) -> Announcement:
             hint=f"add `{LOOPBACK} {name}` to /etc/hosts, or announce another name",
         )
     _refuse_elsewhere(name, resolved, engine)
+    if looks_like_an_address(name) and engine.place not in ("remote", "dind"):
+        raise UsageError(
+            f"{name} is an address, and from containers of this engine only a name can lead elsewhere than from here",
+            code="announce-host-address",
+            hint=f"give it a name in /etc/hosts (`{name} myhost.local`) and announce that",
+        )
     # Where containers find the published ports: on Linux at an address of the engine's that is known only when it is
     # asked; a virtual machine hands what they send there to the loopback interface of the machine around it. Elsewhere
     # one address does for both sides.

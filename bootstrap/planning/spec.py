@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -342,10 +343,10 @@ def _announce_host_problems(spec: ClusterSpec) -> Iterator[Problem]:
             f"{name!r} has {len(name)} characters, and servers announce at most {MAX_ANNOUNCED}",
             "use a shorter name for this machine, or leave it out",
         )
-    elif name.lower() == "localhost" or _looks_like_an_address(name):
+    elif name.lower() == "localhost" or (looks_like_an_address(name) and not _can_lead_elsewhere(name)):
         yield Problem(
             "announce_host",
-            f"{name} leads each container to itself or is no name",
+            f"{name} leads each container to itself, or nowhere",
             "use a name that leads to this machine from everywhere, such as myhost.local",
         )
     if spec.announce not in ("auto", "host-name"):
@@ -354,8 +355,17 @@ def _announce_host_problems(spec: ClusterSpec) -> Iterator[Problem]:
         yield Problem("publish", "a name leads to ports that must be published", "leave out --no-publish")
 
 
-def _looks_like_an_address(name: str) -> bool:
+def looks_like_an_address(name: str) -> bool:
+    """Whether a host is an IPv4 address, or would be taken for one."""
     return all(part.isdigit() for part in name.split("."))
+
+
+def _can_lead_elsewhere(text: str) -> bool:
+    try:
+        address = ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return not (address.is_loopback or address.is_unspecified or address.is_multicast)
 
 
 def _number(name: str, value: object, low: int, high: int, why: str) -> Iterator[Problem]:

@@ -450,7 +450,7 @@ def test_a_name_that_leads_elsewhere(containers: Containers) -> None:
         (("--announce", "host-name"), "host-name needs the name to announce"),
         (("--announce", "gateway", "--announce-host", "x.local"), "gateway announces no name"),
         (("--announce-host", "localhost"), "localhost leads each container to itself"),
-        (("--announce-host", "192.0.2.1"), "192.0.2.1 leads each container to itself or is no name"),
+        (("--announce-host", "192.0.2.1"), "192.0.2.1 leads to 192.0.2.1, which is no address of this machine"),
         (("--announce-host", "x y"), "'x y' is not a host name"),
         (("--announce-host", "x.local", "--no-publish"), "a name leads to ports that must be published"),
         (("--announce", "client-address", "--no-publish"), "client-address needs published ports"),

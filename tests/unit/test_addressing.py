@@ -202,6 +202,14 @@ def test_a_name_that_leads_nowhere_is_refused(place: EnginePlace) -> None:
     assert "`127.0.0.1 you.lan` to /etc/hosts" in caught.value.hint
 
 
+def test_an_address_of_ours_is_no_name_for_containers() -> None:
+    site = Site("docker", (Host("h"),), NEW, engine=Engine("local", "28.0.0"), names={LAN.address: LAN})
+    with pytest.raises(UsageError) as caught:
+        choose_announcement(ClusterSpec(announce_host=LAN.address), site)
+    assert caught.value.code == "announce-host-address"
+    assert "`192.168.1.5 myhost.local`" in caught.value.hint
+
+
 @pytest.mark.parametrize("place", ["local", "desktop", "rootless"])
 def test_a_name_of_another_machine_is_refused(place: EnginePlace) -> None:
     with pytest.raises(UsageError) as caught:
