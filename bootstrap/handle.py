@@ -314,8 +314,7 @@ def access_with(password: str | None = None, username: str | None = None) -> Acc
     """How nodes are reached from here; redis-py is imported only when this is called."""
     from bootstrap.formation.client import connector
 
-    login = Credentials(password, username)
-    return Access(connector(login), login)
+    return Access(connector, Credentials(password, username))
 
 
 async def find(name: str | None, runtime: str = "auto", *, state_root: str | None = None) -> Found:

@@ -2,7 +2,7 @@
 
     servers = FakeServers()
     runtime = FakeRuntime(servers)
-    made = await create(spec, Access(servers.connect), runtime=runtime)
+    made = await create(spec, Access(servers.connector), runtime=runtime)
 
 `FakeServers` answers the commands that this package sends, in the shapes and with the errors of real servers;
 `FakeRuntime` starts and stops them. The contract suite holds both to what real servers and processes do. What

@@ -83,6 +83,9 @@ def silence(error: Unreachable) -> Silent:
 
 Connect = Callable[[Address], Awaitable[NodeClient]]
 
+Connector = Callable[[Credentials], Connect]
+"""How nodes are connected to, once it is known who logs in."""
+
 LOOK: tuple[Command, ...] = (
     # One section each: INFO of several sections came with 7.0, and older servers must be recognised, too.
     ("INFO", "server"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bootstrap.errors import UsageError
-from bootstrap.formation.base import Connect, Credentials
+from bootstrap.formation.base import Connect, Connector, Credentials
 from bootstrap.formation.clients import Clients, open_clients
 from bootstrap.planning.addressing import Address, NodeAddresses
 from bootstrap.planning.text import listing
@@ -29,8 +29,17 @@ class Node:
 class Access:
     """How nodes are reached, and the login that clients made for the caller need, too."""
 
-    connect: Connect
+    connector: Connector
     credentials: Credentials = field(default_factory=Credentials, repr=False)
+
+    @property
+    def connect(self) -> Connect:
+        """How a node is connected to, with this login."""
+        return self.connector(self.credentials)
+
+    def with_login(self, credentials: Credentials) -> Access:
+        """The same for another login."""
+        return replace(self, credentials=credentials)
 
 
 @dataclass(frozen=True, slots=True)

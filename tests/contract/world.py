@@ -72,10 +72,9 @@ class World:
 
     async def formed(self, **fields: Any) -> Created:
         asked: dict[str, Any] = {"name": self.name, "nodes": 4, "replicas": 1, "base_port": "auto"} | fields
-        login = Credentials()
         return await create(
             ClusterSpec(**asked),
-            Access(self.connector(login), login),
+            Access(self.connector),
             runtime=self.runtime,
             options=CreateOptions(timeout=30),
         )

@@ -243,5 +243,7 @@ async def test_the_deadline_begins_after_the_pull() -> None:
             await anyio.sleep(2)
 
     servers = FakeServers()
-    made = await create(ClusterSpec(), Access(servers.connect), runtime=Slow(servers), options=CreateOptions(timeout=2))
+    made = await create(
+        ClusterSpec(), Access(servers.connector), runtime=Slow(servers), options=CreateOptions(timeout=2)
+    )
     assert made.made

@@ -38,7 +38,7 @@ class Lab:
         runtime: Runtime = self.runtime
         return await create(
             ClusterSpec(**fields),
-            Access(self.servers.connect),
+            Access(self.servers.connector),
             runtime=runtime,
             observer=self._hear,
             options=CreateOptions(timeout=timeout, retain=retain),
