@@ -59,6 +59,7 @@ from bootstrap.planning.site import Host, ServerInfo, Site, Version
 from bootstrap.planning.slots import count, format_ranges, key_slot
 from bootstrap.planning.spec import BUS_OFFSET
 from bootstrap.runtimes.base import Action, Record, Vantage
+from bootstrap.runtimes.keeping import Secrets
 from bootstrap.runtimes.records import dump_record, load_record, reserved_ports
 
 FAKE_SERVER = ServerInfo("valkey", (9, 1, 2), "fake-valkey-server", "fake")
@@ -429,10 +430,11 @@ class _Log:
 
 @dataclass(slots=True)
 class _Kept:
-    """What the runtime keeps of a cluster: its record as text, and the logs by node."""
+    """What the runtime keeps of a cluster: its record as text, the logs by node, and secret files."""
 
     record: str
     logs: dict[str, _Log]
+    secrets: dict[str, bytes] = field(default_factory=dict)
 
 
 class FakeRuntime:
@@ -523,6 +525,16 @@ class FakeRuntime:
         else:
             self._run(node, _read_config(files[CONFIG_FILE]))
             log.write(f"* {node.name} is ready to accept connections at {where}\n")
+
+    async def keep(self, name: str, files: Mapping[str, bytes]) -> None:
+        """See `Runtime.keep`."""
+        await anyio.lowlevel.checkpoint()
+        self._kept[name].secrets.update(files)
+
+    async def kept(self, name: str) -> Secrets:
+        """See `Runtime.kept`."""
+        await anyio.lowlevel.checkpoint()
+        return Secrets("", dict(self._kept[name].secrets)) if name in self._kept else Secrets()
 
     async def control(self, name: str, node: str, action: Action) -> None:
         """See `Runtime.control`."""

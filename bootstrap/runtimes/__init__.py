@@ -24,7 +24,7 @@ def runtime_for(spec: ClusterSpec, kind: str, *, owned: bool = False) -> Runtime
     if kind == "docker":
         from bootstrap.runtimes.engine.runtime import EngineRuntime
 
-        return EngineRuntime(image=spec.image, pull=spec.pull, owned=owned)
+        return EngineRuntime(spec.state_root, image=spec.image, pull=spec.pull, owned=owned)
     assert kind == "process", kind
     from bootstrap.runtimes.process import ProcessRuntime
 
@@ -65,7 +65,7 @@ async def choose_runtime(spec: ClusterSpec, *, owned: bool = False) -> Choice:
         return Choice(processes, f'"{spec.name}" exists as local processes')
     from bootstrap.runtimes.engine.runtime import EngineRuntime
 
-    engine = EngineRuntime(image=spec.image, pull=spec.pull, owned=owned)
+    engine = EngineRuntime(spec.state_root, image=spec.image, pull=spec.pull, owned=owned)
     try:
         return Choice(engine, f"servers run in containers: {await engine.describe()} answers")
     except RuntimeUnavailable as error:

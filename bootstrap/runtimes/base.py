@@ -13,6 +13,7 @@ from bootstrap.planning.addressing import Announcement, NodeAddresses
 from bootstrap.planning.plan import Facts, Kept, Plan, PlannedNode
 from bootstrap.planning.site import Site
 from bootstrap.planning.subnets import Network
+from bootstrap.runtimes.keeping import Secrets
 
 LOG_LINES = 200
 """How much of a server's log is evidence (`Runtime.inspect`)."""
@@ -143,6 +144,12 @@ class Runtime(Protocol):
 
     async def start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
         """Create, adopt or restart a node of the named cluster; configuration and secrets arrive as files."""
+
+    async def keep(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Keep secret files of a prepared cluster where only the user can read them, until it is removed."""
+
+    async def kept(self, name: str) -> Secrets:
+        """What is kept of a cluster; nothing where another user or another machine keeps it."""
 
     async def control(self, name: str, node: str, action: Action) -> None:
         """Stop, kill, pause or resume a node."""

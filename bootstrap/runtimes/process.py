@@ -34,6 +34,7 @@ from bootstrap.runtimes.base import LOG_LINES, Action, NodeRecord, Record, Vanta
 from bootstrap.runtimes.binaries import find_server
 from bootstrap.runtimes.claims import claimed, default_root, state_error
 from bootstrap.runtimes.dialling import LocalVantage
+from bootstrap.runtimes.keeping import FOLDER, Secrets, keep_files, kept_files
 from bootstrap.runtimes.records import dump_record, load_record, reserved_ports
 
 RECORD_FILE = "cluster.json"
@@ -83,6 +84,14 @@ class ProcessRuntime:
     async def start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
         """See `Runtime.start`."""
         await in_thread(self._start, name, node, files)
+
+    async def keep(self, name: str, files: Mapping[str, bytes]) -> None:
+        """See `Runtime.keep`: in the cluster's folder."""
+        await in_thread(keep_files, self._folder(name) / FOLDER, files)
+
+    async def kept(self, name: str) -> Secrets:
+        """See `Runtime.kept`."""
+        return await in_thread(kept_files, self._folder(name) / FOLDER)
 
     async def control(self, name: str, node: str, action: Action) -> None:
         """See `Runtime.control`."""

@@ -110,6 +110,23 @@ async def test_files_configure_the_server_anew_at_every_start(world: World) -> N
     assert await world.ask(plan, 0, "CONFIG", "GET", TIMEOUT) == [TIMEOUT, "2109"]
 
 
+async def test_secrets_are_kept_until_the_cluster_is_removed(world: World) -> None:
+    assert not (await world.runtime.kept(world.name)).files
+    await world.prepared(nodes=1)
+    await world.runtime.keep(world.name, {"password": b"one", "ca.key": b"\x00\xff"})
+    await world.runtime.keep(world.name, {"password": b"horse"})
+    kept = await world.runtime.kept(world.name)
+    assert kept.files == {"password": b"horse", "ca.key": b"\x00\xff"}
+    assert "horse" not in repr(kept)
+    if kept.folder:
+        folder = anyio.Path(kept.folder)
+        assert (await folder.stat()).st_mode & 0o777 == 0o700
+        assert {(await each.stat()).st_mode & 0o777 async for each in folder.iterdir()} == {0o600}
+    assert "horse" not in repr(await world.record())
+    assert await world.runtime.remove(world.name) == ()
+    assert not (await world.runtime.kept(world.name)).files
+
+
 async def test_a_server_that_dies_at_its_start_says_why_and_can_be_started_again(world: World) -> None:
     plan = await world.prepared(nodes=1)
     (node,) = plan.nodes

@@ -7,6 +7,7 @@ What is made: a bridge network (``valkey-net``), whose labels hold the cluster's
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import threading
@@ -15,6 +16,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import anyio
@@ -63,6 +65,7 @@ from bootstrap.runtimes.engine.failures import (
 from bootstrap.runtimes.engine.images import Images
 from bootstrap.runtimes.engine.netns import NamespaceVantage, can_enter
 from bootstrap.runtimes.engine.sidecar import SidecarVantage
+from bootstrap.runtimes.keeping import FOLDER, Secrets, drop_files, keep_files, kept_files
 from bootstrap.runtimes.records import reserved_ports
 
 STOP_SECONDS = 10
@@ -86,6 +89,7 @@ class EngineRuntime:
     """See `bootstrap.runtimes.base.Runtime`.
 
     Args:
+        root: where secrets are kept; None takes `default_root`.
         image: what containers run; None takes `DEFAULT_IMAGE`.
         pull: when the image is pulled.
         owned: what is created belongs to this process, and is an orphan when it is gone.
@@ -93,7 +97,15 @@ class EngineRuntime:
 
     kind = "docker"
 
-    def __init__(self, *, image: str | None = None, pull: Pull = "missing", owned: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        image: str | None = None,
+        pull: Pull = "missing",
+        owned: bool = False,
+    ) -> None:
+        self._root = Path(root).expanduser().absolute() if root is not None else default_root()
         self._given_image = image
         self._pull = pull
         self._owned = owned
@@ -173,7 +185,17 @@ class EngineRuntime:
         # Containers first: a volume or a network that is in use cannot go.
         for kind in ("container", "volume", "network"):
             await together(partial(self._remove_one, each, left) for each in found if each.kind == kind)
+        if nodes is None and not left:
+            await in_thread(lambda: drop_files(self._secrets(name)))
         return tuple(sorted(left))
+
+    async def keep(self, name: str, files: Mapping[str, bytes]) -> None:
+        """See `Runtime.keep`: the engine holds no secret, a folder of this machine does."""
+        await in_thread(lambda: keep_files(self._secrets(name), files))
+
+    async def kept(self, name: str) -> Secrets:
+        """See `Runtime.kept`."""
+        return await in_thread(lambda: kept_files(self._secrets(name)))
 
     async def inspect(self, name: str) -> Mapping[str, Server]:
         """See `Runtime.inspect`."""
@@ -294,6 +316,10 @@ class EngineRuntime:
             finally:
                 with anyio.CancelScope(shield=True):
                     await in_thread(locks.let_go, self._api, name, mark)
+
+    def _secrets(self, name: str) -> Path:
+        # Another engine may have a cluster of the same name.
+        return self._root / f".{self._engine_id()}-{name}.{FOLDER}"
 
     def _engine_id(self) -> str:
         with engine_errors("reach the engine"):
