@@ -285,12 +285,10 @@ def test_a_replica_on_the_machine_of_its_primary(command: Command, servers: Serv
     command.ok("form", *where, "--replicas", 1)
     case = Case(command, *where, ports=[server.port for server in servers.started])
     assert case.found() == {}
-    known = nodes_known_to(case.ports[0])
+    known = sorted(nodes_known_to(case.ports[0]).values(), key=lambda line: line.port)
     host_of = dict(zip(case.ports, hosts, strict=True))
-    replica = next(line for line in known.values() if line.primary != "-")
-    beside = next(
-        line for line in known.values() if line.primary == "-" and host_of[line.port] == host_of[replica.port]
-    )
+    replica = next(line for line in known if line.primary != "-")
+    beside = next(line for line in known if line.primary == "-" and host_of[line.port] == host_of[replica.port])
     ask(replica.port, "CLUSTER", "REPLICATE", beside.id)
     guilty = f"{host_of[replica.port]}:{replica.port}"
     until(lambda: {key: each["level"] for key, each in case.found().items()} == {(guilty, "shares-host"): "warning"})
