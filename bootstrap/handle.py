@@ -18,7 +18,8 @@ from bootstrap.events import Observer, Reporter
 from bootstrap.formation.base import Credentials
 from bootstrap.operations.choosing import only, refuse_unasked
 from bootstrap.operations.create import Created, CreateOptions
-from bootstrap.operations.deployment import Access, Deployment, Node, deployment_of, resolve_node
+from bootstrap.operations.deployment import Access, Deployment, Node, resolve_node
+from bootstrap.operations.login import Login, open_deployment
 from bootstrap.planning.addressing import Address, Audience
 from bootstrap.planning.plan import Plan, build_plan
 from bootstrap.planning.site import Site
@@ -162,6 +163,7 @@ async def cluster(
     keep: bool = False,
     observer: Observer | None = None,
     timeout: float = 60.0,
+    login: Login | str | None = None,
     **fields: Unpack[SpecFields],
 ) -> AsyncIterator[Cluster]:
     """A proven cluster for the block: 6 nodes, 1 replica, a random name and free ports unless said otherwise.
@@ -174,11 +176,13 @@ async def cluster(
         keep: leave the cluster running at the end.
         observer: told every event.
         timeout: seconds until it must be ready.
+        login: what protects it: a password, or more; the specification's `user` says who logs in with it.
 
     Raises:
         BootstrapError: see `create`.
     """
-    made = await _create(embedded_spec(spec, fields), observer, CreateOptions(timeout, owned=not keep))
+    options = CreateOptions(timeout, owned=not keep, login=_login(login))
+    made = await _create(embedded_spec(spec, fields), observer, options)
     try:
         yield Cluster(made.deployment, made.plan)
     finally:
@@ -194,6 +198,7 @@ async def create(
     observer: Observer | None = None,
     timeout: float = 60.0,
     retain: bool = False,
+    login: Login | str | None = None,
     **fields: Unpack[SpecFields],
 ) -> Cluster:
     """Create a cluster that outlives this process, carry on with a half-made one, or verify a running one.
@@ -203,6 +208,7 @@ async def create(
         observer: told every event.
         timeout: seconds until it must be ready.
         retain: keep what was made when it fails or is cancelled.
+        login: what protects it: a password, or more; the specification's `user` says who logs in with it.
 
     Raises:
         SpecError: the specification has problems.
@@ -211,7 +217,8 @@ async def create(
         NodeFailed: a server died or refused a command.
         NotConverged: the deadline passed.
     """
-    made = await _create(embedded_spec(spec, fields), observer, CreateOptions(timeout, retain=retain))
+    options = CreateOptions(timeout, retain=retain, login=_login(login))
+    made = await _create(embedded_spec(spec, fields), observer, options)
     return Cluster(made.deployment, made.plan)
 
 
@@ -275,7 +282,7 @@ async def attach(
     if len(where) > 1:
         raise UsageError("attach to one name, or to addresses", code="bad-address")
     found = await find(where[0] if where else None, runtime, state_root=state_root)
-    return Cluster(deployment_of(found.record, found.runtime, access))
+    return Cluster(await open_deployment(found.record, found.runtime, access))
 
 
 async def clusters(*, runtime: RuntimeKind = "auto", state_root: str | None = None) -> Sequence[Record]:
@@ -338,6 +345,10 @@ async def find(name: str | None, runtime: str = "auto", *, state_root: str | Non
     raise UsageError(
         f'there is no cluster "{name}"', code="no-such-cluster", hint=f"there are: {listing(names)}" if names else hint
     )
+
+
+def _login(given: Login | str | None) -> Login:
+    return given if isinstance(given, Login) else Login(given)
 
 
 async def _create(spec: ClusterSpec, observer: Observer | None, options: CreateOptions) -> Created:

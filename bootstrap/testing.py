@@ -58,8 +58,7 @@ from bootstrap.planning.ports import block_ports, taken_error
 from bootstrap.planning.site import Host, ServerInfo, Site, Version
 from bootstrap.planning.slots import count, format_ranges, key_slot
 from bootstrap.planning.spec import BUS_OFFSET
-from bootstrap.runtimes.base import Action, Record, Vantage
-from bootstrap.runtimes.keeping import Secrets
+from bootstrap.runtimes.base import Action, Record, Secrets, Vantage
 from bootstrap.runtimes.records import dump_record, load_record, reserved_ports
 
 FAKE_SERVER = ServerInfo("valkey", (9, 1, 2), "fake-valkey-server", "fake")

@@ -28,18 +28,23 @@ if TYPE_CHECKING:
 @options.look_options("text", "json", "env")
 def create(dry_run: bool, survey: bool, retain: bool, timeout: float, **flags: Any) -> None:
     """Create a cluster and prove it ready; run again, it finishes, starts or verifies it."""
-    look = take_look(flags)
+    look, login = take_look(flags), options.take_login(flags)
     spec = options.read_spec(flags, flags.pop("config"))
     if survey and not dry_run:
         raise UsageError("--survey goes with --dry-run", hint="add --dry-run")
     if dry_run:
-        _dry_run(spec, look, survey=survey)
+        from bootstrap.operations.login import with_user
+
+        _dry_run(with_user(spec, login), look, survey=survey)
         return
+    from bootstrap.handle import access_with
     from bootstrap.operations.create import CreateOptions
     from bootstrap.operations.create import create as run_create
 
     async def work() -> Created:
-        return await run_create(spec, access(), observer=observer, options=CreateOptions(timeout, retain))
+        return await run_create(
+            spec, access_with(), observer=observer, options=CreateOptions(timeout, retain, login=login)
+        )
 
     observer = choose_progress(look)
     hint = f"remove it with `valkey-bootstrap delete --name {spec.name}`"
@@ -112,12 +117,14 @@ def _show_created(made: Created, look: Look, state_root: str | None) -> None:
         }
         print_lines([render.as_json(status.as_dict() | outcome)])
     elif look.output == "env":
-        print_lines(render.environment_text(made.plan.name, nodes))
+        login = made.deployment.user, made.deployment.password_file
+        print_lines(render.environment_text(made.plan.name, nodes, *login))
     elif look.quiet:
         print_lines([render.hosts_line(nodes)])
     else:
-        where = f" --state-root {shlex.quote(state_root)}" if state_root and made.plan.network is None else ""
-        print_lines(render.created_text(status, made.plan, program=style.program(), where=where))
+        found_without = made.plan.network is not None and made.deployment.user is None
+        where = f" --state-root {shlex.quote(state_root)}" if state_root and not found_without else ""
+        print_lines(render.created_text(status, made.plan, made.deployment, program=style.program(), where=where))
 
 
 @click.command(short_help="Form a cluster of servers that you run.")
@@ -133,15 +140,13 @@ def _show_created(made: Created, look: Look, state_root: str | None) -> None:
 @options.timeout_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and ask no server; -v adds every command.")
 @options.look_options("text", "json", "env")
-def form(
-    servers: tuple[str, ...], replicas: int, password_file: Any, timeout: float, dry_run: bool, **flags: Any
-) -> None:
+def form(servers: tuple[str, ...], replicas: int, timeout: float, dry_run: bool, **flags: Any) -> None:
     """Form a cluster of servers that you run, as `valkey-cli --cluster create` does, and prove it.
 
     Servers must be empty and in cluster mode. @MACHINE/ZONE declares where a server is, so that replicas are placed
     apart from their primaries; without it each address counts as a machine.
     """
-    look = take_look(flags)
+    look, login = take_look(flags), (flags.pop("password_file"), flags.pop("user"))
     from bootstrap.operations.form import form as run_form
     from bootstrap.operations.form import parse_targets, plan_form
 
@@ -152,6 +157,6 @@ def form(
     observer = choose_progress(look)
 
     async def work() -> Created:
-        return await run_form(targets, replicas, access(password_file), observer=observer, timeout=timeout)
+        return await run_form(targets, replicas, access(*login), observer=observer, timeout=timeout)
 
     _show_created(run_work(work, observer, "run the same command again to carry on"), look, None)

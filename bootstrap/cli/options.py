@@ -7,12 +7,15 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from bootstrap.errors import Problem, SpecError, UsageError
 from bootstrap.planning.spec import DEFAULT_IMAGE, ClusterSpec, RuntimeKind, parse_spec
+
+if TYPE_CHECKING:
+    from bootstrap.operations.login import Login
 
 F = TypeVar("F", bound=Callable[..., Any])
 PREFIX = "VALKEY_BOOTSTRAP"
@@ -36,9 +39,15 @@ SPEC_FLAGS: Mapping[str, str] = {
     "ephemeral": "--ephemeral",
     "memory": "--memory",
     "zones": "--zones",
+    "user": "--user",
     "settings": "--set",
+    "password": "--password-file",
+    "acl": "--acl-file",
     "state_root": "--state-root",
 }
+
+
+SPEC_FIELDS = frozenset(SPEC_FLAGS) - {"password", "acl"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +128,18 @@ def spec_options(function: F) -> F:
             "--ephemeral", is_flag=True, default=None, envvar=environment("ephemeral"),
             help="No volumes: the data is gone with the containers.",
         ),
+        password_option,
+        click.option(
+            "--generate-password", is_flag=True, help="Protect it with a password that is made and kept for its user."
+        ),
+        _option(
+            "--user", field="user", metavar="NAME",
+            help="Whom the password is for; other users may do nothing then.  [default: default]",
+        ),
+        click.option(
+            "--acl-file", type=click.Path(dir_okay=False, path_type=Path), envvar=environment("acl_file"),
+            metavar="FILE", help="An ACL file for every server; the user with the password must be in it.",
+        ),
         _option("--memory", field="memory", metavar="SIZE", help="Limit of each container, such as 256m."),
         _option("--server", field="server", metavar="PATH", help="The server binary.  [default: one that is found]"),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A server setting; repeatable."),
@@ -173,12 +194,20 @@ def name_option(function: F) -> F:
     )
 
 
-def login_options(function: F) -> F:
-    """The login of servers that somebody else runs."""
+def password_option(function: F) -> F:
+    """``--password-file``."""
     return click.option(
-        "--password-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-        help=f"File with the servers' password; {PREFIX}_PASSWORD holds it, too.",
+        "--password-file", type=click.Path(dir_okay=False, path_type=Path), envvar=environment("password_file"),
+        metavar="FILE", help=f"File with the servers' password on its first line; {PREFIX}_PASSWORD holds it, too.",
     )(function)  # fmt: skip
+
+
+def login_options(function: F) -> F:
+    """The login of servers that run; of clusters of ours it is kept."""
+    return apply(
+        password_option,
+        _option("--user", field="user", metavar="NAME", help="Whom the password is for.  [default: default]"),
+    )(function)
 
 
 def timeout_option(function: F) -> F:
@@ -214,7 +243,7 @@ def read_spec(flags: Mapping[str, Any], config: Path | None) -> ClusterSpec:
         UsageError: the file cannot be read.
     """
     raw = _read_toml(config) if config is not None else {}
-    raw |= {name: value for name, value in flags.items() if name in SPEC_FLAGS and value not in (None, ())}
+    raw |= {name: value for name, value in flags.items() if name in SPEC_FIELDS and value not in (None, ())}
     if (hidden := flags.get("no_publish")) is not None:
         raw["publish"] = not hidden
     table = raw.get("settings", {})
@@ -259,11 +288,34 @@ def read_password(file: Path | None) -> str | None:
     """
     if file is None:
         return os.environ.get(f"{PREFIX}_PASSWORD") or None
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise UsageError(f"`{file}` cannot be read: {reason}", code="bad-password-file") from error
+    lines = read_secret(file, "bad-password-file").splitlines()
     if not lines or not lines[0]:
         raise UsageError(f"`{file}` holds no password", code="bad-password-file", hint="put it on the first line")
     return lines[0]
+
+
+def read_secret(file: Path, code: str) -> str:
+    """The text of a file.
+
+    Raises:
+        UsageError: with this code, where it cannot be read.
+    """
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise UsageError(f"`{file}` cannot be read: {reason}", code=code) from error
+
+
+def take_login(flags: dict[str, Any]) -> Login:
+    """Take what protects a new cluster out of a verb's flags.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
+    from bootstrap.operations.login import Login
+
+    password_file, acl_file = flags.pop("password_file"), flags.pop("acl_file")
+    generate = flags.pop("generate_password")
+    acl = read_secret(acl_file, "bad-acl-file") if acl_file else None
+    return Login(read_password(password_file), generate, acl)

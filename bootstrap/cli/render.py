@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bootstrap.cli.style import Style, columns
@@ -11,10 +13,12 @@ from bootstrap.events import WRITABLE_SECONDS
 from bootstrap.planning.addressing import HOST_GATEWAY, Address, NodeAddresses
 from bootstrap.planning.plan import Creation, Plan
 from bootstrap.planning.slots import SlotRange, format_ranges, key_slot
+from bootstrap.planning.spec import DEFAULT_USER
 from bootstrap.planning.text import plural
 
 if TYPE_CHECKING:
     from bootstrap.events import Timeline
+    from bootstrap.operations.deployment import Deployment
     from bootstrap.operations.status import NodeStatus, Status
     from bootstrap.runtimes.base import Record
 
@@ -62,6 +66,7 @@ def plan_text(plan: Plan, style: Style, commands: Sequence[str] = ()) -> Iterabl
     told = (
         ("placement", plan.placement),
         ("published", _published(plan)),
+        ("login", [f"clients and nodes log in as {plan.spec.user}"] if plan.spec.user else []),
         ("note", plan.notes),
         ("assumed", plan.assumptions),
     )
@@ -165,12 +170,42 @@ def _without_repeated_names(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[*row[:2], "" if same else row[2], *row[3:]] for row in rows]
 
 
-def created_text(status: Status, plan: Plan, *, program: str, where: str) -> Iterable[str]:
+@dataclass(frozen=True, slots=True)
+class _Login:
+    """How clients are told to log in, in lines to copy: the password is read from the file that it is kept in."""
+
+    user: str
+    password_file: str
+
+    @property
+    def shell(self) -> str:
+        """What stands before a command; ``valkey-cli`` reads the variable."""
+        return f'REDISCLI_AUTH="$(cat {shlex.quote(self.password_file)})" ' if self.password_file else ""
+
+    @property
+    def named(self) -> str:
+        """The user, where there is one with a name."""
+        return self.user if self.user != DEFAULT_USER else ""
+
+    @property
+    def flags(self) -> str:
+        """Flags of ``valkey-cli``."""
+        return f"--user {self.named} " if self.named else ""
+
+    @property
+    def python(self) -> str:
+        """Arguments of a cluster client."""
+        user = f', username="{self.named}"' if self.named else ""
+        return f"{user}, password=open({self.password_file!r}).read()" if self.password_file else ""
+
+
+def created_text(status: Status, plan: Plan, deployment: Deployment, *, program: str, where: str) -> Iterable[str]:
     """The table of a cluster that is ready, and lines to copy that work as they are printed.
 
     Args:
         status: the cluster.
         plan: what it was made from.
+        deployment: the same, with the login.
         program: how this program is called.
         where: flags that say where the cluster is kept, if it is not found without.
     """
@@ -178,14 +213,18 @@ def created_text(status: Status, plan: Plan, *, program: str, where: str) -> Ite
     yield ""
     first = status.nodes[0].addresses.host
     replica = _replica_with("key", status)
-    cli = plan.server.cli
+    login = _Login(deployment.user or DEFAULT_USER, deployment.password_file)
+    cli = f"{plan.server.cli} {login.flags}"
     lines = [
-        ("python", f'redis.cluster.RedisCluster(host="{first.host}", port={first.port})'),
-        ("shell", f"{cli} -c -h {first.host} -p {first.port}"),
-        *_container_lines(plan),
+        ("python", f'redis.cluster.RedisCluster(host="{first.host}", port={first.port}{login.python})'),
+        ("shell", f"{login.shell}{cli}-c -h {first.host} -p {first.port}"),
+        *_container_lines(plan, login),
     ]
     if replica:
-        lines.append(("replica", f"(echo READONLY; echo GET key) | {cli} -h {replica.host} -p {replica.port}"))
+        there = f"-h {replica.host} -p {replica.port}"
+        lines.append(("replica", f"(echo READONLY; echo GET key) | {login.shell}{cli}{there}"))
+    if login.password_file:
+        lines.append(("password", f"cat {shlex.quote(login.password_file)}"))
     if status.runtime != "none":
         lines += [
             ("status", f"{program} status --name {status.name}{where}"),
@@ -194,21 +233,25 @@ def created_text(status: Status, plan: Plan, *, program: str, where: str) -> Ite
     yield from columns([("", ""), *lines])[1:]
 
 
-def _container_lines(plan: Plan) -> Iterable[tuple[str, str]]:
+def _container_lines(plan: Plan, login: _Login) -> Iterable[tuple[str, str]]:
     """A client in the first node's container, and one in a container of its own."""
     if plan.network is None or plan.announcement is None:
         return
-    node, cli = plan.nodes[0], plan.server.cli
+    node, cli = plan.nodes[0], f"{plan.server.cli} {login.flags}"
     port = node.addresses.control.port
     inside = node.addresses.network
     # A client beside the servers cannot follow redirections that are meant for clients of this machine.
     follow = "-c " if inside else ""
-    yield "exec", f"docker exec -it {node.name} {cli} {follow}-p {port}"
+    variable = "-e REDISCLI_AUTH " if login.password_file else ""
+    yield "exec", f"{login.shell}docker exec {variable}-it {node.name} {cli}{follow}-p {port}"
     if inside is None:
         return
     options = f"--network {plan.network.name} " if plan.announcement.strategy != "gateway" else ""
     options += "".join(f"--add-host {name}:{address} " for name, address in plan.announcement.mapping)
-    yield "network", f"docker run --rm -it {options}{plan.server.path} {cli} -c -h {inside.host} -p {inside.port}"
+    # It asks for the password: a variable of a container is shown to everybody who may inspect it.
+    ask = "--askpass " if login.password_file else ""
+    there = f"{cli}{ask}-c -h {inside.host} -p {inside.port}"
+    yield "network", f"docker run --rm -it {options}{plan.server.path} {there}"
 
 
 def _replica_with(key: str, status: Status) -> Address | None:
@@ -218,14 +261,20 @@ def _replica_with(key: str, status: Status) -> Address | None:
     return next((n.addresses.host for n in status.nodes if owner and n.primary == owner), None)
 
 
-def environment_text(name: str, nodes: Sequence[Addressed]) -> Iterable[str]:
-    """``KEY=value`` lines for ``eval`` and ``$GITHUB_ENV``; the values need no quoting in either."""
+def environment_text(
+    name: str, nodes: Sequence[Addressed], user: str | None = None, password_file: str = ""
+) -> Iterable[str]:
+    """``KEY=value`` lines for ``eval`` and ``$GITHUB_ENV``; a password is named by its file, and never among them."""
     first = nodes[0].addresses.host
     yield f"VALKEY_CLUSTER_NAME={name}"
     yield f"VALKEY_CLUSTER_NODES={hosts_line(nodes)}"
     yield f"VALKEY_HOST={first.host}"
     yield f"VALKEY_PORT={first.port}"
     yield f"VALKEY_URL=redis://{first}"
+    if user:
+        yield f"VALKEY_USERNAME={user}"
+    if password_file:
+        yield f"VALKEY_PASSWORD_FILE={shlex.quote(password_file)}"
 
 
 def hosts_line(nodes: Sequence[Addressed]) -> str:

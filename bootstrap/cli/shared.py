@@ -49,7 +49,8 @@ def take_which(flags: dict[str, Any]) -> Which:
     name = flags.pop("name")
     # A name that only the environment has gives way to addresses.
     name = None if servers and from_environment("name") else name
-    return Which(name, flags.pop("runtime"), flags.pop("state_root"), servers, flags.pop("password_file", None))
+    login = flags.pop("password_file", None), flags.pop("user", None)
+    return Which(name, flags.pop("runtime"), flags.pop("state_root"), servers, *login)
 
 
 def from_environment(parameter: str) -> bool:
@@ -80,11 +81,11 @@ def run_work(work: Callable[[], Awaitable[T]], progress: Progress, leave_hint: s
         progress.close()
 
 
-def access(password_file: Path | None = None) -> Access:
+def access(password_file: Path | None = None, user: str | None = None) -> Access:
     """How nodes are reached from here, with the password of a file or of the environment."""
     from bootstrap.handle import access_with
 
-    return access_with(options.read_password(password_file))
+    return access_with(options.read_password(password_file), user)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Which:
     state_root: str | None
     servers: tuple[str, ...] = ()
     password_file: Path | None = None
+    user: str | None = None
 
     def __post_init__(self) -> None:
         if self.servers and self.name:
@@ -108,13 +110,13 @@ class Which:
     async def find(self, *, every_seed: bool = False) -> Deployment:
         """Its deployment, looked up anew at each call; see `discover`."""
         from bootstrap.handle import find
-        from bootstrap.operations.deployment import deployment_of
         from bootstrap.operations.discover import discover
         from bootstrap.operations.form import parse_targets
+        from bootstrap.operations.login import open_deployment
 
-        ways = access(self.password_file)
+        ways = access(self.password_file, self.user)
         if not self.servers:
             found = await find(self.name, self.runtime, state_root=self.state_root)
-            return deployment_of(found.record, found.runtime, ways)
+            return await open_deployment(found.record, found.runtime, ways)
         seeds = [target.address for target in parse_targets(self.servers)]
         return await discover(seeds, ways, every_seed=every_seed)

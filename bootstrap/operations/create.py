@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bootstrap.errors import Conflict, PortTaken, Taken
 from bootstrap.events import Observer, Reporter, Timeline
 from bootstrap.formation.window import own_window
 from bootstrap.judging.views import Views
-from bootstrap.operations.deployment import Access, Deployment, deployment_of
+from bootstrap.operations.deployment import Access, Deployment
 from bootstrap.operations.formed import Deadline, Formation, form_and_prove
+from bootstrap.operations.login import Login, ServerLogin, open_deployment, settle, with_user
 from bootstrap.operations.rollback import delete_command, rollback
 from bootstrap.operations.starting import start_nodes, watching
 from bootstrap.planning.plan import Facts, Plan, bind, build_plan
@@ -30,11 +31,13 @@ class CreateOptions:
         timeout: seconds for all of it.
         retain: keep what was made when it fails or is interrupted.
         owned: the cluster belongs to this process, and is an orphan when it is gone.
+        login: what protects it.
     """
 
     timeout: float = 60.0
     retain: bool = False
     owned: bool = False
+    login: Login = field(default_factory=Login)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,9 @@ async def create(
         NodeFailed: a server died or refused a command.
         NotConverged: the deadline passed.
     """
-    spec.check()
     options = options or CreateOptions()
+    spec = with_user(spec, options.login)
+    spec.check()
     reporter = Reporter(spec.name, observer)
     if runtime is None:
         choice = await choose_runtime(spec, owned=options.owned)
@@ -96,7 +100,7 @@ async def create(
         # How long this takes is up to a registry and a line: it does not count.
         await runtime.fetch(await record_of(spec.name, runtime), reporter)
         deadline = Deadline.after(options.timeout)
-        return await _Creation(spec, access, runtime, reporter, deadline, options.retain).run()
+        return await _Creation(spec, access, runtime, reporter, deadline, options).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ class _Creation:
     runtime: Runtime
     reporter: Reporter
     deadline: Deadline
-    retain: bool
+    options: CreateOptions
 
     async def run(self) -> Created:
         """Create; where somebody else takes a port or a subnet between survey and use, with the next one."""
@@ -128,13 +132,17 @@ class _Creation:
     async def _try(self) -> Created:
         spec, runtime, reporter = self.spec, self.runtime, self.reporter
         plan, record = await plan_here(spec, runtime)
+        login = settle(spec, self.options.login, record, await runtime.kept(spec.name))
         announce_plan(plan, reporter, exists=record is not None)
-        async with rollback(runtime, spec.name, reporter, made=record is None, retain=self.retain):
+        async with rollback(runtime, spec.name, reporter, made=record is None, retain=self.options.retain):
             plan = bind(plan, await self._prepare(plan, exists=record is not None))
+            if login is not None:
+                await runtime.keep(spec.name, login.kept)
             made = await record_of(spec.name, runtime)
             assert made is not None, "prepare records the cluster"
-            deployment = deployment_of(made, runtime, self.access)
-            views, changed = await self._start_and_form(plan, made, deployment, fresh=record is None)
+            access = self.access.with_login(login.credentials) if login else self.access
+            deployment = await open_deployment(made, runtime, access)
+            views, changed = await self._start_and_form(plan, made, deployment, login, fresh=record is None)
         made_here = record is None
         seconds = reporter.elapsed
         reporter.emit("cluster.ready", seconds=round(seconds, 3), created=made_here, floor=reporter.timeline.floor)
@@ -148,20 +156,20 @@ class _Creation:
             return await self.runtime.prepare(plan)
 
     async def _start_and_form(
-        self, plan: Plan, record: Record, deployment: Deployment, *, fresh: bool
+        self, plan: Plan, record: Record, deployment: Deployment, login: ServerLogin | None, *, fresh: bool
     ) -> tuple[Views, bool]:
         async with deployment.clients() as clients:
             formation = Formation(
                 plan,
                 clients,
-                self.access.connect,
+                deployment.access.connect,
                 self.reporter,
                 self.deadline,
                 self.runtime.vantages(record),
                 ours=True,
                 fresh=fresh,
             )
-            started = await start_nodes(formation, record, self.runtime)
+            started = await start_nodes(formation, record, self.runtime, login)
             async with watching(plan, self.runtime):
                 views, formed = await form_and_prove(formation, own_window(plan))
         return views, formed or started > 0

@@ -51,12 +51,16 @@ class Deployment:
         runtime: where its servers run; None for servers that somebody else runs.
         access: how nodes are reached.
         nodes: by index.
+        user: whom clients log in as, None where there is no login or it is not known.
+        password_file: where the user's password is kept, "" if nowhere.
     """
 
     name: str
     runtime: Runtime | None
     access: Access
     nodes: tuple[Node, ...]
+    user: str | None = None
+    password_file: str = ""
 
     @property
     def addresses(self) -> Mapping[str, Address]:

@@ -61,6 +61,8 @@ class Status:
     runtime: str
     nodes: tuple[NodeStatus, ...]
     agreement: Agreement
+    user: str | None = None
+    password_file: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -74,6 +76,7 @@ class Status:
             "name": self.name,
             "runtime": self.runtime,
             "health": "ok" if self.healthy else "not ok",
+            "login": {"user": self.user, "password_file": self.password_file or None} if self.user else None,
             "doubts": [{"node": d.node or None, "kind": d.kind, "text": d.text} for d in self.agreement.doubts],
             "nodes": [node.as_dict() for node in self.nodes],
         }
@@ -96,7 +99,8 @@ def make_status(deployment: Deployment, views: Views) -> Status:
         if node.name not in nodes and (peer := _known_by_others(node, nodes)) is not None:
             names.setdefault(peer.id, node.name)
     rows = tuple(_row(node, nodes, names, lacking.get(node.name, "ok")) for node in deployment.nodes)
-    return Status(deployment.name, deployment.runtime.kind if deployment.runtime else "none", rows, agreement)
+    kind = deployment.runtime.kind if deployment.runtime else "none"
+    return Status(deployment.name, kind, rows, agreement, deployment.user, deployment.password_file)
 
 
 def _row(node: Node, nodes: dict[str, NodeView], names: dict[str, str], health: str) -> NodeStatus:

@@ -403,7 +403,9 @@ def announcement_warnings(chosen: Announcement, spec: ClusterSpec, engine: Engin
         return (f"{room} {engine.neighbours}: connections will fail; {remedy}",)
     if chosen.strategy != "host-name" or chosen.address.startswith("127."):
         return ()
-    opened = f"{chosen.name} leads to {chosen.address}: the ports are open to the network there, without a password"
+    opened = f"{chosen.name} leads to {chosen.address}: the ports are open to the network there"
+    if spec.user is None:
+        opened += ", without a password"
     if engine.place in ("remote", "dind"):
         return (opened,)
     return (f"{opened}; lead it to {LOOPBACK} in /etc/hosts to keep them on this machine",)

@@ -191,6 +191,7 @@ class Plan:
             "replicas": len(self.replicas),
             "announce": self.announcement.strategy if self.announcement else None,
             "network": {"name": self.network.name, "subnet": self.network.subnet} if self.network else None,
+            "login": {"user": self.spec.user} if self.spec.user else None,
             "arithmetic": self.arithmetic,
             "placement": list(self.placement),
             "nodes": [node.as_dict() for node in self.nodes],
@@ -402,13 +403,25 @@ def bind(plan: Plan, facts: Facts) -> Plan:
     return replace(plan, nodes=tuple(map(node_bound, plan.nodes)))
 
 
-def render_config(node: PlannedNode) -> bytes:
-    """The node's configuration file; values are quoted as the server's `sdssplitargs` reads them."""
+ConfigLine = tuple[str, ...]
+"""A setting and its values."""
+
+
+def render_config(node: PlannedNode, secret: Sequence[ConfigLine] = ()) -> bytes:
+    """The node's configuration file; values are quoted as the server's `sdssplitargs` reads them.
+
+    Args:
+        node: the node.
+        secret: further lines, which are in no plan.
+    """
     lines = [f"# {node.name}: written at every start; use --set to change a setting"]
-    for key, value in node.settings:
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        lines.append(f'{key} "{escaped}"')
+    lines += [" ".join((key, *map(_quoted, values))) for key, *values in (*node.settings, *secret)]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    return f'"{escaped}"'
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ DEFAULT_IMAGE = "valkey/valkey:9.1"
 MAX_ANNOUNCED = 45
 """The longest host that a node can announce (`NET_IP_STR_LEN` in server.h holds it with its end)."""
 
+DEFAULT_USER = "default"
+"""The user of clients that name none."""
+
 RuntimeKind = Literal["auto", "docker", "process"]
 Pull = Literal["missing", "always", "never"]
 Announce = Literal["auto", "fixed-address", "gateway", "host-name", "client-address", "same-port"]
@@ -35,6 +38,7 @@ Who = Literal["auto", "both", "host", "network"]
 """Who must be able to use a cluster."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
 _SETTING = re.compile(r"[a-z][a-z0-9-]*")
 _ZONE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
@@ -82,7 +86,7 @@ RESERVED_SETTINGS: Mapping[str, str] = {
     **dict.fromkeys(("replicaof", "slaveof"), "a cluster replicates by CLUSTER REPLICATE"),
     **dict.fromkeys(
         ("requirepass", "masterauth", "masteruser", "primaryauth", "primaryuser", "user", "aclfile"),
-        "formation could no longer log in",
+        "who logs in is decided by --password-file, --user and --acl-file",
     ),
     "rename-command": "formation needs the commands under their own names",
 }
@@ -109,6 +113,7 @@ class SpecFields(TypedDict, total=False):
     ephemeral: bool
     memory: str | None
     zones: Sequence[str]
+    user: str | None
     settings: Mapping[str, str]
     state_root: str | None
 
@@ -140,6 +145,9 @@ class ClusterSpec:
         ephemeral: no volumes: the data are gone with the containers.
         memory: limit of each container, such as ``256m``.
         zones: simulated availability zones, dealt to the nodes in turn.
+        user: whom clients and nodes log in as; the password is given beside the specification, which holds no secret.
+            None: there is no login. A user other than ``default`` may do everything, and ``default`` nothing, unless an
+            ACL file says otherwise.
         settings: any other server settings, as in its configuration file.
         state_root: folder that holds the clusters of the process runtime; ``None`` takes the user's state folder.
 
@@ -163,6 +171,7 @@ class ClusterSpec:
     ephemeral: bool = False
     memory: str | None = None
     zones: Sequence[str] = ()
+    user: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     state_root: str | None = None
 
@@ -287,6 +296,8 @@ def _own_problems(spec: ClusterSpec) -> Iterator[Problem]:
         yield Problem("extra_replica_of", f"{spec.extra_replica_of!r} is not a list of names", "use a tuple of names")
     yield from _container_problems(spec)
     yield from _zone_problems(spec.zones)
+    if spec.user is not None and not (isinstance(spec.user, str) and _USER.fullmatch(spec.user)):
+        yield Problem("user", f"{spec.user!r} is not the name of a user", "use letters, digits, and . _ @ -")
     yield from _setting_problems(spec.settings)
 
 

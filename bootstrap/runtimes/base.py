@@ -13,7 +13,6 @@ from bootstrap.planning.addressing import Announcement, NodeAddresses
 from bootstrap.planning.plan import Facts, Kept, Plan, PlannedNode
 from bootstrap.planning.site import Site
 from bootstrap.planning.subnets import Network
-from bootstrap.runtimes.keeping import Secrets
 
 LOG_LINES = 200
 """How much of a server's log is evidence (`Runtime.inspect`)."""
@@ -77,6 +76,19 @@ class Record:
     def running(self) -> int:
         """How many of its servers run."""
         return sum(node.running for node in self.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Secret files of a cluster.
+
+    Args:
+        folder: where they are, for commands that read them; "" where that is no folder.
+        files: their contents by name; empty where nothing is kept, or somebody else keeps it.
+    """
+
+    folder: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 class Vantage(Protocol):

@@ -5,26 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bootstrap.runtimes import daemons
+from bootstrap.runtimes.base import Secrets
 from bootstrap.runtimes.claims import make_root, state_error
 
 FOLDER = "secrets"
-
-
-@dataclass(frozen=True, slots=True)
-class Secrets:
-    """Secret files of a cluster.
-
-    Args:
-        folder: where they are, for commands that read them; "" where that is no folder.
-        files: their contents by name; empty where nothing is kept, or somebody else keeps it.
-    """
-
-    folder: str = ""
-    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 def keep_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -30,11 +30,11 @@ from bootstrap.planning.plan import CONFIG_FILE, Facts, Plan, PlannedNode
 from bootstrap.planning.ports import block_ports, taken_error
 from bootstrap.planning.site import Host, ServerInfo, Site
 from bootstrap.runtimes import daemons, listening
-from bootstrap.runtimes.base import LOG_LINES, Action, NodeRecord, Record, Vantage
+from bootstrap.runtimes.base import LOG_LINES, Action, NodeRecord, Record, Secrets, Vantage
 from bootstrap.runtimes.binaries import find_server
 from bootstrap.runtimes.claims import claimed, default_root, state_error
 from bootstrap.runtimes.dialling import LocalVantage
-from bootstrap.runtimes.keeping import FOLDER, Secrets, keep_files, kept_files
+from bootstrap.runtimes.keeping import FOLDER, keep_files, kept_files
 from bootstrap.runtimes.records import dump_record, load_record, reserved_ports
 
 RECORD_FILE = "cluster.json"

@@ -26,6 +26,7 @@ OPEN: Mapping[str, tuple[Any, ...]] = {
     "announce": ("auto",),
     "announce_host": (None,),
     "audience": ("auto",),
+    "user": (None,),
 }
 
 

@@ -210,7 +210,12 @@ MOUNTS = [
 
 
 def run_inside(
-    containers: Containers, argv: list[str], *, network: str | None = None, hosts: dict[str, str] | None = None
+    containers: Containers,
+    argv: list[str],
+    *,
+    network: str | None = None,
+    hosts: dict[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> str:
     """What a program of this machine prints in a container of its own; it must end with exit code 0.
 
@@ -219,6 +224,7 @@ def run_inside(
         argv: the program, by its path.
         network: the network, None for the engine's default one.
         hosts: names that are mapped.
+        variables: of its environment.
     """
     binds = {path: {"bind": path, "mode": "ro"} for path in MOUNTS}
     output: bytes = containers.engine.containers.run(
@@ -228,7 +234,11 @@ def run_inside(
         network=network,
         extra_hosts=hosts or {},
         volumes=binds,
-        environment={"PYTHONPATH": os.pathsep.join(each for each in sys.path if each), "PYTHONDONTWRITEBYTECODE": "1"},
+        environment={
+            "PYTHONPATH": os.pathsep.join(each for each in sys.path if each),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **(variables or {}),
+        },
         labels={CLIENT: containers.name},
         remove=True,
         stdout=True,

@@ -31,11 +31,10 @@ def keys_through(library: str, address: tuple[str, int], prefix: str, keys: int)
     return [*program, library, address[0], str(address[1]), prefix, str(keys)]
 
 
-def printed_by(argv: list[str]) -> str:
-    """What a program prints here; it must end with exit code 0."""
+def printed_by(argv: list[str], **variables: str) -> str:
+    """What a program prints here, with these further variables; it must end with exit code 0."""
     path = os.pathsep.join(each for each in sys.path if each)
-    done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=90, check=False, env={**os.environ, "PYTHONPATH": path}
-    )
+    env = {**os.environ, "PYTHONPATH": path, **variables}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -36,7 +36,7 @@ from bootstrap.planning.spec import DEFAULT_IMAGE, Pull
 from bootstrap.planning.subnets import Network
 from bootstrap.planning.text import listing
 from bootstrap.runtimes import addresses, daemons, listening
-from bootstrap.runtimes.base import LOG_LINES, Action, Record, Vantage
+from bootstrap.runtimes.base import LOG_LINES, Action, Record, Secrets, Vantage
 from bootstrap.runtimes.claims import claimed, default_root
 from bootstrap.runtimes.dialling import LocalVantage
 from bootstrap.runtimes.engine import labels, locks
@@ -65,7 +65,7 @@ from bootstrap.runtimes.engine.failures import (
 from bootstrap.runtimes.engine.images import Images
 from bootstrap.runtimes.engine.netns import NamespaceVantage, can_enter
 from bootstrap.runtimes.engine.sidecar import SidecarVantage
-from bootstrap.runtimes.keeping import FOLDER, Secrets, drop_files, keep_files, kept_files
+from bootstrap.runtimes.keeping import FOLDER, drop_files, keep_files, kept_files
 from bootstrap.runtimes.records import reserved_ports
 
 STOP_SECONDS = 10

@@ -1,11 +1,20 @@
 // Keys through a client library: LIBRARY HOST PORT PREFIX KEYS. Prints how many were read as they were written.
+// KEYS_PASSWORD and KEYS_USER are the login, KEYS_CA the certificate of the authority where connections are encrypted.
 "use strict";
+
+const { readFileSync } = require("node:fs");
+const { KEYS_PASSWORD, KEYS_USER, KEYS_CA } = process.env;
+const redisOptions = {
+  ...(KEYS_PASSWORD && { password: KEYS_PASSWORD }),
+  ...(KEYS_USER && { username: KEYS_USER }),
+  ...(KEYS_CA && { tls: { ca: readFileSync(KEYS_CA) } }),
+};
 
 const [library, host, port, prefix, keys] = process.argv.slice(2);
 const { Cluster } = require(library);
 
 async function main() {
-  const client = new Cluster([{ host, port: Number(port) }]);
+  const client = new Cluster([{ host, port: Number(port) }], { redisOptions });
   // Without a listener every failed connection is printed; the commands fail by themselves.
   let last = null;
   client.on("error", (error) => (last = error));

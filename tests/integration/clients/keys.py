@@ -1,12 +1,23 @@
-"""Keys through a client library: LIBRARY HOST PORT PREFIX KEYS. Prints how many were read as they were written."""
+"""Keys through a client library: LIBRARY HOST PORT PREFIX KEYS. Prints how many were read as they were written.
+
+KEYS_PASSWORD and KEYS_USER are the login, KEYS_CA the certificate of the authority where connections are encrypted.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import anyio
+
+LOGIN: dict[str, Any] = {
+    name: os.environ[variable]
+    for name, variable in (("username", "KEYS_USER"), ("password", "KEYS_PASSWORD"))
+    if variable in os.environ
+}
+TLS: dict[str, Any] = {"ssl": True, "ssl_ca_certs": os.environ["KEYS_CA"]} if "KEYS_CA" in os.environ else {}
 
 
 def pairs(prefix: str, keys: int) -> Iterator[tuple[str, str]]:
@@ -27,7 +38,8 @@ async def by_glide(host: str, port: int, prefix: str, keys: int) -> int:
     """Through valkey-glide."""
     import glide
 
-    config = glide.GlideClusterClientConfiguration([glide.NodeAddress(host, port)])
+    login = glide.ServerCredentials(LOGIN["password"], LOGIN.get("username")) if LOGIN else None
+    config = glide.GlideClusterClientConfiguration([glide.NodeAddress(host, port)], credentials=login)
     client = await glide.GlideClusterClient.create(config)
     try:
         for name, value in pairs(prefix, keys):
@@ -44,11 +56,12 @@ def main() -> None:
         case "redis-py":
             from redis.cluster import RedisCluster
 
-            found = by_cluster_client(RedisCluster(host=host, port=int(port), decode_responses=True), prefix, int(keys))
+            redis = RedisCluster(host=host, port=int(port), decode_responses=True, **LOGIN, **TLS)
+            found = by_cluster_client(redis, prefix, int(keys))
         case "valkey-py":
             from valkey.cluster import ValkeyCluster
 
-            valkey = ValkeyCluster(host=host, port=int(port), decode_responses=True)
+            valkey = ValkeyCluster(host=host, port=int(port), decode_responses=True, **LOGIN, **TLS)
             found = by_cluster_client(valkey, prefix, int(keys))
         case "valkey-glide":
             found = anyio.run(by_glide, host, int(port), prefix, int(keys))
