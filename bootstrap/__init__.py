@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bootstrap.operations.deployment import Node
     from bootstrap.operations.doctor import Diagnosis
     from bootstrap.operations.login import Login
+    from bootstrap.operations.protection import Certificates
     from bootstrap.operations.status import NodeStatus, Status
     from bootstrap.planning.addressing import Address
     from bootstrap.planning.plan import Plan, PlannedNode
@@ -57,6 +58,7 @@ _HOMES = {
     "bootstrap.operations.deployment": "Node",
     "bootstrap.operations.doctor": "Diagnosis",
     "bootstrap.operations.login": "Login",
+    "bootstrap.operations.protection": "Certificates",
     "bootstrap.operations.status": "NodeStatus Status",
     "bootstrap.planning.addressing": "Address",
     "bootstrap.planning.plan": "Plan PlannedNode",
@@ -68,7 +70,8 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 
 __all__ = [  # noqa: RUF022 - in the order of a first reading
     "cluster", "create", "attach", "delete", "clusters", "form", "plan",
-    "Cluster", "ClusterSpec", "SpecFields", "Login", "Site", "Plan", "PlannedNode", "Node", "Address", "Record",
+    "Cluster", "ClusterSpec", "SpecFields", "Login", "Certificates",
+    "Site", "Plan", "PlannedNode", "Node", "Address", "Record",
     "Status", "NodeStatus", "Diagnosis", "Finding", "Event", "Observer", "Phase", "Timeline",
     "BootstrapError", "UsageError", "SpecError", "Problem", "RuntimeUnavailable", "Conflict", "Taken",
     "PortTaken", "NodeFailed", "NotConverged", "__version__",

@@ -20,6 +20,7 @@ from bootstrap.operations.choosing import only, refuse_unasked
 from bootstrap.operations.create import Created, CreateOptions
 from bootstrap.operations.deployment import Access, Deployment, Node, resolve_node
 from bootstrap.operations.login import Login, open_deployment
+from bootstrap.operations.protection import Certificates
 from bootstrap.planning.addressing import Address, Audience
 from bootstrap.planning.plan import Plan, build_plan
 from bootstrap.planning.site import Site
@@ -77,8 +78,16 @@ class Cluster:
         """Keyword arguments for redis-py's and valkey-py's cluster clients: a first contact, and the login if any."""
         first = self.endpoints(audience)[0]
         login = self._deployment.access.credentials
-        found: dict[str, Any] = {"host": first.host, "port": first.port}
+        found: dict[str, Any] = {"host": first.host, "port": first.port, **self._trust()}
         return found | {k: v for k, v in (("username", login.username), ("password", login.password)) if v is not None}
+
+    def _trust(self) -> dict[str, Any]:
+        encryption = self._deployment.access.credentials.encryption
+        if encryption is None:
+            return {}
+        if self._deployment.ca_file:
+            return {"ssl": True, "ssl_ca_certs": self._deployment.ca_file}
+        return {"ssl": True, **({"ssl_ca_data": encryption.ca} if encryption.ca else {})}
 
     def client(self, audience: Audience = "host", **options: Any) -> RedisCluster:
         """A new `redis.asyncio.RedisCluster`; the caller closes it. `options` go to its constructor."""
@@ -164,6 +173,7 @@ async def cluster(
     observer: Observer | None = None,
     timeout: float = 60.0,
     login: Login | str | None = None,
+    certificates: Certificates | None = None,
     **fields: Unpack[SpecFields],
 ) -> AsyncIterator[Cluster]:
     """A proven cluster for the block: 6 nodes, 1 replica, a random name and free ports unless said otherwise.
@@ -176,12 +186,13 @@ async def cluster(
         keep: leave the cluster running at the end.
         observer: told every event.
         timeout: seconds until it must be ready.
-        login: what protects it: a password, or more; the specification's `user` says who logs in with it.
+        login: who gets in: a password, or more; the specification's `user` says who logs in with it.
+        certificates: what encrypts it, where the specification says `tls`; None makes some.
 
     Raises:
         BootstrapError: see `create`.
     """
-    options = CreateOptions(timeout, owned=not keep, login=_login(login))
+    options = CreateOptions(timeout, owned=not keep, login=_login(login), certificates=certificates)
     made = await _create(embedded_spec(spec, fields), observer, options)
     try:
         yield Cluster(made.deployment, made.plan)
@@ -199,6 +210,7 @@ async def create(
     timeout: float = 60.0,
     retain: bool = False,
     login: Login | str | None = None,
+    certificates: Certificates | None = None,
     **fields: Unpack[SpecFields],
 ) -> Cluster:
     """Create a cluster that outlives this process, carry on with a half-made one, or verify a running one.
@@ -208,7 +220,8 @@ async def create(
         observer: told every event.
         timeout: seconds until it must be ready.
         retain: keep what was made when it fails or is cancelled.
-        login: what protects it: a password, or more; the specification's `user` says who logs in with it.
+        login: who gets in: a password, or more; the specification's `user` says who logs in with it.
+        certificates: what encrypts it, where the specification says `tls`; None makes some.
 
     Raises:
         SpecError: the specification has problems.
@@ -217,7 +230,7 @@ async def create(
         NodeFailed: a server died or refused a command.
         NotConverged: the deadline passed.
     """
-    options = CreateOptions(timeout, retain=retain, login=_login(login))
+    options = CreateOptions(timeout, retain=retain, login=_login(login), certificates=certificates)
     made = await _create(embedded_spec(spec, fields), observer, options)
     return Cluster(made.deployment, made.plan)
 

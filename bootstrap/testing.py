@@ -58,7 +58,7 @@ from bootstrap.planning.ports import block_ports, taken_error
 from bootstrap.planning.site import Host, ServerInfo, Site, Version
 from bootstrap.planning.slots import count, format_ranges, key_slot
 from bootstrap.planning.spec import BUS_OFFSET
-from bootstrap.runtimes.base import Action, Record, Secrets, Vantage
+from bootstrap.runtimes.base import Action, Ask, Record, Secrets, Vantage
 from bootstrap.runtimes.records import dump_record, load_record, reserved_ports
 
 FAKE_SERVER = ServerInfo("valkey", (9, 1, 2), "fake-valkey-server", "fake")
@@ -525,6 +525,13 @@ class FakeRuntime:
             self._run(node, _read_config(files[CONFIG_FILE]))
             log.write(f"* {node.name} is ready to accept connections at {where}\n")
 
+    async def put(self, name: str, node: str, files: Mapping[str, bytes]) -> None:
+        """See `Runtime.put`: these servers read no files."""
+        del files
+        await anyio.lowlevel.checkpoint()
+        if name not in self._kept or node not in self._kept[name].logs:
+            raise NodeFailed(f"{node} does not run", code="not-running")
+
     async def keep(self, name: str, files: Mapping[str, bytes]) -> None:
         """See `Runtime.keep`."""
         await anyio.lowlevel.checkpoint()
@@ -647,7 +654,7 @@ class FakeVantage:
     def __init__(self, servers: FakeServers) -> None:
         self._servers = servers
 
-    async def dial(self, host: str, port: int, *, timeout: float, ask: bool = False) -> Contact:  # noqa: ARG002 - no time passes
+    async def dial(self, host: str, port: int, *, timeout: float, ask: Ask = None) -> Contact:  # noqa: ARG002 - no time passes
         """See `Vantage.dial`."""
         await anyio.lowlevel.checkpoint()
         for node in self._servers.simulation.nodes.values():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @options.look_options("text", "json", "env")
 def create(dry_run: bool, survey: bool, retain: bool, timeout: float, **flags: Any) -> None:
     """Create a cluster and prove it ready; run again, it finishes, starts or verifies it."""
-    look, login = take_look(flags), options.take_login(flags)
+    look, login, certificates = take_look(flags), options.take_login(flags), options.take_certificates(flags)
     spec = options.read_spec(flags, flags.pop("config"))
     if survey and not dry_run:
         raise UsageError("--survey goes with --dry-run", hint="add --dry-run")
@@ -42,10 +42,9 @@ def create(dry_run: bool, survey: bool, retain: bool, timeout: float, **flags: A
     from bootstrap.operations.create import create as run_create
 
     async def work() -> Created:
-        return await run_create(
-            spec, access_with(), observer=observer, options=CreateOptions(timeout, retain, login=login)
-        )
+        return await run_create(spec, access_with(), observer=observer, options=how)
 
+    how = CreateOptions(timeout, retain, login=login, certificates=certificates)
     observer = choose_progress(look)
     hint = f"remove it with `valkey-bootstrap delete --name {spec.name}`"
     made = run_work(work, observer, style.in_this_program(hint, flags.get("state_root")))
@@ -117,12 +116,12 @@ def _show_created(made: Created, look: Look, state_root: str | None) -> None:
         }
         print_lines([render.as_json(status.as_dict() | outcome)])
     elif look.output == "env":
-        login = made.deployment.user, made.deployment.password_file
+        login = made.deployment.user, made.deployment.password_file, made.deployment.ca_file
         print_lines(render.environment_text(made.plan.name, nodes, *login))
     elif look.quiet:
         print_lines([render.hosts_line(nodes)])
     else:
-        found_without = made.plan.network is not None and made.deployment.user is None
+        found_without = made.plan.network is not None and made.deployment.user is None and not made.deployment.tls
         where = f" --state-root {shlex.quote(state_root)}" if state_root and not found_without else ""
         print_lines(render.created_text(status, made.plan, made.deployment, program=style.program(), where=where))
 
@@ -146,7 +145,7 @@ def form(servers: tuple[str, ...], replicas: int, timeout: float, dry_run: bool,
     Servers must be empty and in cluster mode. @MACHINE/ZONE declares where a server is, so that replicas are placed
     apart from their primaries; without it each address counts as a machine.
     """
-    look, login = take_look(flags), (flags.pop("password_file"), flags.pop("user"))
+    look, login = take_look(flags), options.take_credentials(flags)
     from bootstrap.operations.form import form as run_form
     from bootstrap.operations.form import parse_targets, plan_form
 
@@ -157,6 +156,6 @@ def form(servers: tuple[str, ...], replicas: int, timeout: float, dry_run: bool,
     observer = choose_progress(look)
 
     async def work() -> Created:
-        return await run_form(targets, replicas, access(*login), observer=observer, timeout=timeout)
+        return await run_form(targets, replicas, access(login), observer=observer, timeout=timeout)
 
     _show_created(run_work(work, observer, "run the same command again to carry on"), look, None)

@@ -15,7 +15,9 @@ from bootstrap.errors import Problem, SpecError, UsageError
 from bootstrap.planning.spec import DEFAULT_IMAGE, ClusterSpec, RuntimeKind, parse_spec
 
 if TYPE_CHECKING:
+    from bootstrap.formation.base import Credentials
     from bootstrap.operations.login import Login
+    from bootstrap.operations.protection import Certificates
 
 F = TypeVar("F", bound=Callable[..., Any])
 PREFIX = "VALKEY_BOOTSTRAP"
@@ -40,6 +42,7 @@ SPEC_FLAGS: Mapping[str, str] = {
     "memory": "--memory",
     "zones": "--zones",
     "user": "--user",
+    "tls": "--tls",
     "settings": "--set",
     "password": "--password-file",
     "acl": "--acl-file",
@@ -140,6 +143,11 @@ def spec_options(function: F) -> F:
             "--acl-file", type=click.Path(dir_okay=False, path_type=Path), envvar=environment("acl_file"),
             metavar="FILE", help="An ACL file for every server; the user with the password must be in it.",
         ),
+        click.option(
+            "--tls", is_flag=True, default=None, envvar=environment("tls"),
+            help="Encrypt everything; certificates are made, and kept for its user, or given:",
+        ),
+        *certificate_options,
         _option("--memory", field="memory", metavar="SIZE", help="Limit of each container, such as 256m."),
         _option("--server", field="server", metavar="PATH", help="The server binary.  [default: one that is found]"),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A server setting; repeatable."),
@@ -202,10 +210,25 @@ def password_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def _file(flag: str, field: str, text: str) -> Callable[[F], F]:
+    return click.option(
+        flag, type=click.Path(dir_okay=False, path_type=Path), envvar=environment(field), metavar="FILE", help=text
+    )
+
+
+certificate_options: tuple[Callable[[F], F], ...] = (
+    _file("--tls-ca", "tls_ca", "Certificates of the authorities to trust, PEM."),
+    _file("--tls-cert", "tls_cert", "The certificate to show."),
+    _file("--tls-key", "tls_key", "Its key."),
+)
+
+
 def login_options(function: F) -> F:
-    """The login of servers that run; of clusters of ours it is kept."""
+    """The login of servers that run, and whom to trust; of clusters of ours it is kept."""
     return apply(
         password_option,
+        click.option("--tls", is_flag=True, help="Connections are encrypted; of clusters of ours that is known."),
+        *certificate_options,
         _option("--user", field="user", metavar="NAME", help="Whom the password is for.  [default: default]"),
     )(function)
 
@@ -319,3 +342,38 @@ def take_login(flags: dict[str, Any]) -> Login:
     generate = flags.pop("generate_password")
     acl = read_secret(acl_file, "bad-acl-file") if acl_file else None
     return Login(read_password(password_file), generate, acl)
+
+
+def take_certificates(flags: dict[str, Any]) -> Certificates | None:
+    """Take the certificates for a new cluster out of a verb's flags.
+
+    Raises:
+        UsageError: a file cannot be read, or one of them is missing.
+    """
+    from bootstrap.operations.protection import Certificates
+
+    files = {name: flags.pop(name) for name in ("tls_ca", "tls_cert", "tls_key")}
+    if not any(files.values()):
+        return None
+    if missing := [name for name, file in files.items() if file is None]:
+        given = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise UsageError(f"{given} is missing", code="bad-certificates", hint="give all three, or none of them")
+    flags["tls"] = True
+    return Certificates(*(read_secret(file, "bad-certificates") for file in files.values()))
+
+
+def take_credentials(flags: dict[str, Any]) -> Credentials:
+    """Take who logs in, and whom he trusts, out of the flags of a verb for servers that run.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
+    from bootstrap.formation.base import Credentials, Encryption
+
+    password = read_password(flags.pop("password_file", None))
+    ca, certificate, key = (flags.pop(name, None) for name in ("tls_ca", "tls_cert", "tls_key"))
+    encryption = None
+    if flags.pop("tls", False) or ca:
+        text = read_secret(ca, "bad-certificates") if ca else ""
+        encryption = Encryption(text, str(certificate or ""), str(key or ""))
+    return Credentials(password, flags.pop("user", None), encryption)

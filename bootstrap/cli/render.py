@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bootstrap.cli.style import Style, columns
 from bootstrap.events import WRITABLE_SECONDS
 from bootstrap.planning.addressing import HOST_GATEWAY, Address, NodeAddresses
-from bootstrap.planning.plan import Creation, Plan
+from bootstrap.planning.plan import CA_FILE, DATA_FOLDER, Creation, Plan
 from bootstrap.planning.slots import SlotRange, format_ranges, key_slot
 from bootstrap.planning.spec import DEFAULT_USER
 from bootstrap.planning.text import plural
@@ -176,6 +176,7 @@ class _Login:
 
     user: str
     password_file: str
+    ca_file: str
 
     @property
     def shell(self) -> str:
@@ -187,16 +188,21 @@ class _Login:
         """The user, where there is one with a name."""
         return self.user if self.user != DEFAULT_USER else ""
 
-    @property
-    def flags(self) -> str:
-        """Flags of ``valkey-cli``."""
-        return f"--user {self.named} " if self.named else ""
+    def flags(self, ca_file: str = "") -> str:
+        """Flags of ``valkey-cli``.
+
+        Args:
+            ca_file: where it finds the authority's certificate, if not where it is kept.
+        """
+        tls = f"--tls --cacert {shlex.quote(ca_file or self.ca_file)} " if self.ca_file else ""
+        return (f"--user {self.named} " if self.named else "") + tls
 
     @property
     def python(self) -> str:
         """Arguments of a cluster client."""
         user = f', username="{self.named}"' if self.named else ""
-        return f"{user}, password=open({self.password_file!r}).read()" if self.password_file else ""
+        password = f"{user}, password=open({self.password_file!r}).read()" if self.password_file else ""
+        return password + (f", ssl=True, ssl_ca_certs={self.ca_file!r}" if self.ca_file else "")
 
 
 def created_text(status: Status, plan: Plan, deployment: Deployment, *, program: str, where: str) -> Iterable[str]:
@@ -213,8 +219,8 @@ def created_text(status: Status, plan: Plan, deployment: Deployment, *, program:
     yield ""
     first = status.nodes[0].addresses.host
     replica = _replica_with("key", status)
-    login = _Login(deployment.user or DEFAULT_USER, deployment.password_file)
-    cli = f"{plan.server.cli} {login.flags}"
+    login = _Login(deployment.user or DEFAULT_USER, deployment.password_file, deployment.ca_file)
+    cli = f"{plan.server.cli} {login.flags()}"
     lines = [
         ("python", f'redis.cluster.RedisCluster(host="{first.host}", port={first.port}{login.python})'),
         ("shell", f"{login.shell}{cli}-c -h {first.host} -p {first.port}"),
@@ -237,7 +243,7 @@ def _container_lines(plan: Plan, login: _Login) -> Iterable[tuple[str, str]]:
     """A client in the first node's container, and one in a container of its own."""
     if plan.network is None or plan.announcement is None:
         return
-    node, cli = plan.nodes[0], f"{plan.server.cli} {login.flags}"
+    node, cli = plan.nodes[0], f"{plan.server.cli} {login.flags(f'{DATA_FOLDER}/{CA_FILE}')}"
     port = node.addresses.control.port
     inside = node.addresses.network
     # A client beside the servers cannot follow redirections that are meant for clients of this machine.
@@ -250,7 +256,9 @@ def _container_lines(plan: Plan, login: _Login) -> Iterable[tuple[str, str]]:
     options += "".join(f"--add-host {name}:{address} " for name, address in plan.announcement.mapping)
     # It asks for the password: a variable of a container is shown to everybody who may inspect it.
     ask = "--askpass " if login.password_file else ""
-    there = f"{cli}{ask}-c -h {inside.host} -p {inside.port}"
+    if login.ca_file:
+        options += f"-v {shlex.quote(login.ca_file)}:/{CA_FILE}:ro "
+    there = f"{plan.server.cli} {login.flags(f'/{CA_FILE}')}{ask}-c -h {inside.host} -p {inside.port}"
     yield "network", f"docker run --rm -it {options}{plan.server.path} {there}"
 
 
@@ -262,7 +270,7 @@ def _replica_with(key: str, status: Status) -> Address | None:
 
 
 def environment_text(
-    name: str, nodes: Sequence[Addressed], user: str | None = None, password_file: str = ""
+    name: str, nodes: Sequence[Addressed], user: str | None = None, password_file: str = "", ca_file: str = ""
 ) -> Iterable[str]:
     """``KEY=value`` lines for ``eval`` and ``$GITHUB_ENV``; a password is named by its file, and never among them."""
     first = nodes[0].addresses.host
@@ -270,11 +278,13 @@ def environment_text(
     yield f"VALKEY_CLUSTER_NODES={hosts_line(nodes)}"
     yield f"VALKEY_HOST={first.host}"
     yield f"VALKEY_PORT={first.port}"
-    yield f"VALKEY_URL=redis://{first}"
+    yield f"VALKEY_URL={'rediss' if ca_file else 'redis'}://{first}"
     if user:
         yield f"VALKEY_USERNAME={user}"
     if password_file:
         yield f"VALKEY_PASSWORD_FILE={shlex.quote(password_file)}"
+    if ca_file:
+        yield f"VALKEY_CA_FILE={shlex.quote(ca_file)}"
 
 
 def hosts_line(nodes: Sequence[Addressed]) -> str:

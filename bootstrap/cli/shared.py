@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -16,6 +15,7 @@ from bootstrap.errors import UsageError
 
 if TYPE_CHECKING:
     from bootstrap.cli.progress import Progress
+    from bootstrap.formation.base import Credentials
     from bootstrap.operations.deployment import Access, Deployment
 
 T = TypeVar("T")
@@ -49,8 +49,8 @@ def take_which(flags: dict[str, Any]) -> Which:
     name = flags.pop("name")
     # A name that only the environment has gives way to addresses.
     name = None if servers and from_environment("name") else name
-    login = flags.pop("password_file", None), flags.pop("user", None)
-    return Which(name, flags.pop("runtime"), flags.pop("state_root"), servers, *login)
+    credentials = options.take_credentials(flags)
+    return Which(name, flags.pop("runtime"), flags.pop("state_root"), servers, credentials)
 
 
 def from_environment(parameter: str) -> bool:
@@ -81,11 +81,12 @@ def run_work(work: Callable[[], Awaitable[T]], progress: Progress, leave_hint: s
         progress.close()
 
 
-def access(password_file: Path | None = None, user: str | None = None) -> Access:
-    """How nodes are reached from here, with the password of a file or of the environment."""
+def access(credentials: Credentials | None = None) -> Access:
+    """How nodes are reached from here."""
     from bootstrap.handle import access_with
 
-    return access_with(options.read_password(password_file), user)
+    found = access_with()
+    return found.with_login(credentials) if credentials else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,7 @@ class Which:
     runtime: str
     state_root: str | None
     servers: tuple[str, ...] = ()
-    password_file: Path | None = None
-    user: str | None = None
+    credentials: Credentials | None = None
 
     def __post_init__(self) -> None:
         if self.servers and self.name:
@@ -114,7 +114,7 @@ class Which:
         from bootstrap.operations.form import parse_targets
         from bootstrap.operations.login import open_deployment
 
-        ways = access(self.password_file, self.user)
+        ways = access(self.credentials)
         if not self.servers:
             found = await find(self.name, self.runtime, state_root=self.state_root)
             return await open_deployment(found.record, found.runtime, ways)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from bootstrap.judging.evidence import Dial, Port
 from bootstrap.judging.views import Views, seen
 from bootstrap.planning.addressing import Address, NodeAddresses
 from bootstrap.planning.spec import BUS_OFFSET
-from bootstrap.runtimes.base import Vantage
+from bootstrap.runtimes.base import Ask, Vantage
 
 DIAL_SECONDS = 1.0
 """How long a port may take to answer: on one machine it does within a millisecond."""
@@ -119,17 +120,28 @@ def chosen(found: Sequence[Target], vantages: Sequence[Vantage], unlinked: Itera
                 yield vantage, target
 
 
-async def dial_all(pairs: Iterable[tuple[Vantage, Target]]) -> tuple[Dial, ...]:
-    """Dial, many at once; in the order of the pairs, each once."""
+async def dial_all(
+    pairs: Iterable[tuple[Vantage, Target]], encryption: ssl.SSLContext | None = None
+) -> tuple[Dial, ...]:
+    """Dial, many at once; in the order of the pairs, each once.
+
+    Args:
+        pairs: which targets are dialled from where.
+        encryption: how data ports are spoken to; None in plain text.
+    """
     # Clients and nodes may be told the same address.
     distinct = {(id(vantage), target.node, target.port, target.address): (vantage, target) for vantage, target in pairs}
     limit = anyio.CapacityLimiter(DIALS_AT_ONCE)
+    question: Ask = encryption or "plain"
     results: dict[int, Dial] = {}
 
     async def one(index: int, vantage: Vantage, target: Target) -> None:
         async with limit:
             contact = await vantage.dial(
-                target.address.host, target.address.port, timeout=DIAL_SECONDS, ask=target.port == "data"
+                target.address.host,
+                target.address.port,
+                timeout=DIAL_SECONDS,
+                ask=question if target.port == "data" else None,
             )
         results[index] = Dial(
             target.node, target.port, target.address, vantage.name, contact, vantage.node, vantage.beside

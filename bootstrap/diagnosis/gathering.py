@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -48,6 +49,7 @@ class Subject:
         expected: settings that the configuration gives, by node.
         untried: what cannot be tried from here.
         cluster: the name of a cluster of ours, "" for others'.
+        encryption: how data ports are spoken to; None in plain text.
     """
 
     clients: Clients
@@ -59,6 +61,7 @@ class Subject:
     expected: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     untried: tuple[str, ...] = ()
     cluster: str = ""
+    encryption: ssl.SSLContext | None = None
 
     def knowing(self, **fields: Any) -> Subject:
         """The same with more that is known."""
@@ -89,7 +92,7 @@ async def gather(subject: Subject, reporter: Reporter) -> Evidence:
     running = {name for name, server in subject.servers.items() if server.state in ("running", "paused")}
     places = [each for each in subject.vantages if not each.node or each.node in running]
     with reporter.phase("dial", "Dialling from every place", "Dialled from every place") as phase:
-        dials = await dial_all(chosen(targets(subject.nodes, views), places, unlinked))
+        dials = await dial_all(chosen(targets(subject.nodes, views), places, unlinked), subject.encryption)
         phase.done_title = f"Dialled {plural(len(dials), 'time')} from {plural(len(places), 'place')}"
     untried = tuple(
         f"from inside {each.node}: its server does not run" for each in subject.vantages if each not in places

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bootstrap.errors import NodeFailed
 from bootstrap.judging.views import (
@@ -18,6 +18,9 @@ from bootstrap.judging.views import (
     version_of,
 )
 from bootstrap.planning.addressing import Address
+
+if TYPE_CHECKING:
+    import ssl
 
 Command = tuple[str, ...]
 
@@ -43,11 +46,36 @@ class Unreachable(NodeFailed):
 
 
 @dataclass(frozen=True, slots=True)
+class Encryption:
+    """How connections are encrypted.
+
+    Args:
+        ca: the certificates of the authorities that are trusted, PEM; "" trusts those of the system.
+        certificate: the path of a certificate to show, "" for none.
+        key: the path of its key.
+    """
+
+    ca: str = field(default="", repr=False)
+    certificate: str = ""
+    key: str = ""
+
+    def context(self) -> ssl.SSLContext:
+        """The same for Python's own connections."""
+        import ssl
+
+        made = ssl.create_default_context(cadata=self.ca or None)
+        if self.certificate:
+            made.load_cert_chain(self.certificate, self.key or None)
+        return made
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
     """How to log in; never part of a plan, an event, a record or a message."""
 
     password: str | None = field(default=None, repr=False)
     username: str | None = None
+    encryption: Encryption | None = None
 
 
 class NodeClient(Protocol):
@@ -58,7 +86,8 @@ class NodeClient(Protocol):
 
         Raises:
             Unreachable: no answer, with the reason and as code ``unreachable``, ``no-answer``, ``login-failed``,
-                ``protected`` (clients of other machines are turned away) or ``full`` (so are all further clients).
+                ``protected`` (clients of other machines are turned away), ``full`` (so are all further clients),
+                ``tls`` (one side encrypts, the other does not) or ``certificate`` (the server's is not trusted).
         """
 
     async def look(self) -> View:
@@ -73,6 +102,8 @@ _SILENT_CODES: Mapping[str, SilentCode] = {
     "login-failed": "login",
     "protected": "protected",
     "full": "full",
+    "tls": "tls",
+    "certificate": "certificate",
 }
 
 

@@ -7,13 +7,16 @@ see exactly what the server sent, while the client classes retry, follow redirec
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
 import redis.exceptions as redis_errors
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import Connection
+from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -22,6 +25,7 @@ from bootstrap.formation.base import (
     Command,
     Connect,
     Credentials,
+    Encryption,
     NodeClient,
     Reply,
     ServerError,
@@ -31,6 +35,9 @@ from bootstrap.formation.base import (
 )
 from bootstrap.judging.views import View
 from bootstrap.planning.addressing import Address
+
+PLAIN_SECONDS = 1.0
+"""How long a server that was silent in TLS may take to answer in plain text."""
 
 
 def connector(credentials: Credentials | None = None, *, timeout: float = 2.0) -> Connect:
@@ -52,7 +59,10 @@ class RedisNode:
 
     def __init__(self, address: Address, credentials: Credentials, timeout: float) -> None:
         self.address = address
-        self._connection = Connection(
+        encryption = credentials.encryption
+        self._encrypted = encryption is not None
+        kind = Connection if encryption is None else partial(SSLConnection, **_trust(encryption))
+        self._connection = kind(
             host=address.host,
             port=address.port,
             username=credentials.username,
@@ -81,9 +91,15 @@ class RedisNode:
             raise Unreachable(f"{self.address} refuses the login: {_plain(error)}", code="login-failed") from error
         except redis_errors.TimeoutError as error:
             await self.aclose()
+            if self._encrypted and await _speaks_plainly(self.address):
+                raise Unreachable(
+                    f"{self.address} speaks in plain text, and is spoken to in TLS", code="tls"
+                ) from error
             raise Unreachable(f"{self.address} does not answer in time", code="no-answer") from error
         except (redis_errors.RedisError, OSError) as error:
             await self.aclose()
+            if refused := self._tls_refusal(error):
+                raise refused from error
             if _FULL in str(error):
                 raise Unreachable(f"{self.address} has no room for another client", code="full") from error
             raise Unreachable(f"{self.address} cannot be reached: {_plain(error)}") from error
@@ -92,6 +108,16 @@ class RedisNode:
             with anyio.CancelScope(shield=True):
                 await self.aclose()
             raise
+
+    def _tls_refusal(self, error: BaseException) -> Unreachable | None:
+        """What an error says of certificates, or of one side that encrypts while the other does not."""
+        chain = list(_chain(error))
+        if found := next((each for each in chain if isinstance(each, ssl.SSLCertVerificationError)), None):
+            words = found.verify_message[:1].lower() + found.verify_message[1:]
+            return Unreachable(f"{self.address} shows a certificate that is not accepted: {words}", code="certificate")
+        if any(isinstance(each, ssl.SSLError) for each in chain):
+            return Unreachable(f"{self.address} does not answer in TLS", code="tls")
+        return None
 
     async def _read_all(self, count: int) -> list[Reply]:
         replies: list[Reply] = []
@@ -139,6 +165,31 @@ def _plain(error: Exception) -> str:
         return (os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(cause)).lower()
     text = str(error).rstrip(".")
     return text[:1].lower() + text[1:]
+
+
+async def _speaks_plainly(address: Address) -> bool:
+    """Whether a server answers without TLS; what it gets in TLS it takes for a line that has not ended yet."""
+    with anyio.move_on_after(PLAIN_SECONDS), suppress(OSError, anyio.EndOfStream):
+        async with await anyio.connect_tcp(address.host, address.port) as stream:
+            await stream.send(b"PING\r\n")
+            return (await stream.receive(100)).startswith((b"+PONG", b"-"))
+    return False
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _trust(encryption: Encryption) -> dict[str, Any]:
+    """How redis-py is told whom to trust, and what to show; `cluster_client` takes the same."""
+    return {
+        "ssl_ca_data": encryption.ca or None,
+        "ssl_certfile": encryption.certificate or None,
+        "ssl_keyfile": encryption.key or None,
+    }
 
 
 _FULL = "max number of clients"

@@ -89,6 +89,8 @@ class _Connections:
         said = dial.contact.said
         if said.startswith("-DENIED"):
             return protected(dial.node, f"{dial.address}, dialled from {dial.vantage}, says {said[1:].split()[0]}")
+        if said.startswith("-CERTIFICATE"):
+            return self._certificate(dial)
         if dial.node not in self.ids or len(said) != _ID_LENGTH or said == self.ids[dial.node]:
             return None
         stranger = f"a node of another cluster ({said[:8]})"
@@ -111,6 +113,17 @@ class _Connections:
             "correct what it announces; after a restart with another address, let it be met again: `CLUSTER MEET`",
             "cluster-announce-ip",
             evidence=(f"{dial.address} is {other}, dialled from {dial.vantage}",),
+        )
+
+    def _certificate(self, dial: Dial) -> Finding:
+        words = dial.contact.said.partition(" ")[2]
+        return Finding(
+            dial.node,
+            "certificate-name" if "mismatch" in words.lower() else "certificate-refused",
+            f"its certificate is not accepted at {dial.address}, where clients or nodes are sent",
+            "make it for this address, too (subjectAltName)",
+            "tls-cert-file",
+            evidence=(f"{words[:1].lower()}{words[1:]}, dialled from {dial.vantage}",),
         )
 
     def _loopback(self, dial: Dial) -> Finding:

@@ -73,6 +73,12 @@ _SAID_WHY: Mapping[SilentCode, tuple[str, str, str, str]] = {
         "raise it: `CONFIG SET maxclients N`, or find who leaves connections open: `CLIENT LIST`",
         "maxclients",
     ),
+    "tls": (
+        "tls-one-side",
+        "does not speak TLS, and is asked in it",
+        "give all nodes the same: `tls-port`, `tls-cluster yes`, `tls-replication yes`",
+        "tls-port",
+    ),
     "no-answer": (
         "no-answer",
         "takes connections and does not answer in time",
@@ -88,6 +94,8 @@ def _silent(evidence: Evidence, name: str, view: Silent) -> Finding | None:
         return _login(name, view, [each for each, other in evidence.views.items() if not isinstance(other, Silent)])
     if view.code == "unreachable":
         return _unreachable(evidence, name, view)
+    if view.code == "certificate":
+        return _certificate(name, view)
     if view.code == "protected":
         return protected(name, view.reason)
     if view.code in _SAID_WHY:
@@ -125,6 +133,34 @@ def _dialled(evidence: Evidence, name: str) -> bool:
     return running or any(dial.outcome == "open" for dial in evidence.dials if dial.node == name)
 
 
+_CERTIFICATE: tuple[tuple[str, str, str, str], ...] = (
+    # What OpenSSL says -> the cause, in words, what to do.
+    (
+        "expired",
+        "certificate-expired",
+        "its certificate has expired",
+        "make another one: the same `valkey-bootstrap create` does, for others `CONFIG SET tls-cert-file FILE`",
+    ),
+    (
+        "mismatch",
+        "certificate-name",
+        "its certificate is for other names and addresses",
+        "make it for this one, too (subjectAltName)",
+    ),
+    (
+        "",
+        "certificate-authority",
+        "its certificate is signed by somebody who is not trusted",
+        "give all nodes certificates of one authority, and name that with --tls-ca",
+    ),
+)
+
+
+def _certificate(name: str, view: Silent) -> Finding:
+    _, cause, words, mend = next(each for each in _CERTIFICATE if each[0] in view.reason.lower())
+    return Finding(name, cause, words, mend, "tls-cert-file", evidence=(view.reason,))
+
+
 def _login(name: str, view: Silent, accepted: list[str]) -> Finding:
     if not accepted:
         mend = "give the password with --password-file or VALKEY_BOOTSTRAP_PASSWORD"
@@ -139,6 +175,8 @@ _LOG_CAUSES: tuple[tuple[str, str, str], ...] = (
     # What the servers write before they die, the stable name of the cause, and what it means.
     ("Address already in use", "port-taken", "its port is in use"),
     ("can't update cluster config file", "nodes-conf-unsaved", "it could not save its nodes.conf"),
+    ("Failed finding TLS support", "no-tls", "it was built without TLS"),
+    (">>> 'tls-port", "no-tls", "it was built without TLS"),
     ("No space left on device", "disk-full", "the disk is full"),
     ("Read-only file system", "read-only", "its folder is on a read-only file system"),
     ("Permission denied", "permission", "it may not write its folder"),

@@ -106,7 +106,9 @@ class NodeView:
         return len(self.peers) == 1 and not self.myself.slots and self.myself.role == "primary"
 
 
-SilentCode = Literal["unreachable", "no-answer", "login", "forbidden", "protected", "full", "busy", "garbage"]
+SilentCode = Literal[
+    "unreachable", "no-answer", "login", "forbidden", "protected", "full", "busy", "garbage", "tls", "certificate"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from bootstrap.errors import Conflict, PortTaken, Taken
+from bootstrap.concurrency import in_thread
+from bootstrap.errors import Conflict, NodeFailed, PortTaken, Taken
 from bootstrap.events import Observer, Reporter, Timeline
 from bootstrap.formation.window import own_window
 from bootstrap.judging.views import Views
 from bootstrap.operations.deployment import Access, Deployment
 from bootstrap.operations.formed import Deadline, Formation, form_and_prove
-from bootstrap.operations.login import Login, ServerLogin, open_deployment, settle, with_user
+from bootstrap.operations.login import Login, open_deployment, with_user
+from bootstrap.operations.protection import Certificates, Protection, protect
 from bootstrap.operations.rollback import delete_command, rollback
 from bootstrap.operations.starting import start_nodes, watching
-from bootstrap.planning.plan import Facts, Plan, bind, build_plan
+from bootstrap.planning.plan import CERTIFICATE_FILE, KEY_FILE, Facts, Plan, bind, build_plan
 from bootstrap.planning.spec import ClusterSpec
+from bootstrap.planning.text import plural
 from bootstrap.runtimes import choose_runtime
 from bootstrap.runtimes.base import Record, Runtime
 from bootstrap.runtimes.records import differences
@@ -31,13 +35,15 @@ class CreateOptions:
         timeout: seconds for all of it.
         retain: keep what was made when it fails or is interrupted.
         owned: the cluster belongs to this process, and is an orphan when it is gone.
-        login: what protects it.
+        login: who gets in.
+        certificates: what encrypts it, where `ClusterSpec.tls` asks for it; None makes some.
     """
 
     timeout: float = 60.0
     retain: bool = False
     owned: bool = False
     login: Login = field(default_factory=Login)
+    certificates: Certificates | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +138,20 @@ class _Creation:
     async def _try(self) -> Created:
         spec, runtime, reporter = self.spec, self.runtime, self.reporter
         plan, record = await plan_here(spec, runtime)
-        login = settle(spec, self.options.login, record, await runtime.kept(spec.name))
+        kept = await runtime.kept(spec.name)
+        protection = protect(spec, self.options.login, self.options.certificates, record, kept)
         announce_plan(plan, reporter, exists=record is not None)
         async with rollback(runtime, spec.name, reporter, made=record is None, retain=self.options.retain):
             plan = bind(plan, await self._prepare(plan, exists=record is not None))
-            if login is not None:
-                await runtime.keep(spec.name, login.kept)
+            renewed = await in_thread(protection.tls.prepare, plan.nodes) if protection.tls else ()
+            if protection.kept:
+                await runtime.keep(spec.name, protection.kept)
             made = await record_of(spec.name, runtime)
             assert made is not None, "prepare records the cluster"
-            access = self.access.with_login(login.credentials) if login else self.access
+            access = self.access.with_login(protection.credentials) if protection.kept else self.access
             deployment = await open_deployment(made, runtime, access)
-            views, changed = await self._start_and_form(plan, made, deployment, login, fresh=record is None)
+            existing = _Existing(made, renewed, fresh=record is None)
+            views, changed = await self._start_and_form(plan, existing, deployment, protection)
         made_here = record is None
         seconds = reporter.elapsed
         reporter.emit("cluster.ready", seconds=round(seconds, 3), created=made_here, floor=reporter.timeline.floor)
@@ -156,8 +165,9 @@ class _Creation:
             return await self.runtime.prepare(plan)
 
     async def _start_and_form(
-        self, plan: Plan, record: Record, deployment: Deployment, login: ServerLogin | None, *, fresh: bool
+        self, plan: Plan, existing: _Existing, deployment: Deployment, protection: Protection
     ) -> tuple[Views, bool]:
+        record = existing.record
         async with deployment.clients() as clients:
             formation = Formation(
                 plan,
@@ -167,12 +177,55 @@ class _Creation:
                 self.deadline,
                 self.runtime.vantages(record),
                 ours=True,
-                fresh=fresh,
+                fresh=existing.fresh,
             )
-            started = await start_nodes(formation, record, self.runtime, login)
+            record = await renew(formation, record, self.runtime, protection, existing.renewed)
+            started = await start_nodes(formation, record, self.runtime, protection)
             async with watching(plan, self.runtime):
                 views, formed = await form_and_prove(formation, own_window(plan))
         return views, formed or started > 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Existing:
+    """What there is of a cluster when its servers are to be started.
+
+    Args:
+        record: its record.
+        renewed: nodes that got another certificate.
+        fresh: it was made just now.
+    """
+
+    record: Record
+    renewed: Sequence[str]
+    fresh: bool
+
+
+async def renew(
+    formation: Formation, record: Record, runtime: Runtime, protection: Protection, renewed: Sequence[str]
+) -> Record:
+    """Let running servers use their new certificates; the record, in which those are stopped that could not.
+
+    Raises:
+        NodeFailed: a server refused its certificate.
+    """
+    plan, clients = formation.plan, formation.clients
+    running = [node.name for node in record.nodes if node.running and node.name in renewed]
+    if not running or protection.tls is None:
+        return record
+    with formation.reporter.phase("renew", "Renewing certificates", f"Renewed {plural(len(running), 'certificate')}"):
+        for name in running:
+            await runtime.put(plan.name, name, protection.tls.files(name))
+            # The same names again: the files are read anew.
+            reload = ("CONFIG", "SET", "tls-cert-file", CERTIFICATE_FILE, "tls-key-file", KEY_FILE)
+            try:
+                await clients.run_checked({name: [reload]})
+            except NodeFailed as error:
+                if error.code != "certificate":
+                    raise
+                # The old one is not valid any more: started again it shows the new one.
+                await runtime.control(plan.name, name, "stop")
+    return await record_of(plan.name, runtime) or record
 
 
 async def record_of(name: str, runtime: Runtime) -> Record | None:
@@ -190,6 +243,8 @@ async def plan_here(spec: ClusterSpec, runtime: Runtime) -> tuple[Plan, Record |
     record = await record_of(spec.name, runtime)
     if record is not None:
         refuse_differences(spec, record)
+        # What is left open is as it was.
+        spec = replace(spec, user=record.spec.get("user"), tls=bool(record.spec.get("tls")))
     site = await runtime.survey(record, names=[spec.announce_host] if spec.announce_host else ())
     return build_plan(spec, site, kept=record.kept if record else None), record
 

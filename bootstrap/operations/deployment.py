@@ -53,6 +53,8 @@ class Deployment:
         nodes: by index.
         user: whom clients log in as, None where there is no login or it is not known.
         password_file: where the user's password is kept, "" if nowhere.
+        tls: connections to it are encrypted.
+        ca_file: where the certificates that clients have to trust are kept, "" if nowhere.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Deployment:
     nodes: tuple[Node, ...]
     user: str | None = None
     password_file: str = ""
+    tls: bool = False
+    ca_file: str = ""
 
     @property
     def addresses(self) -> Mapping[str, Address]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bootstrap.formation.base import Unreachable
 from bootstrap.formation.clients import open_clients
@@ -10,6 +10,14 @@ from bootstrap.judging.views import Silent, seen
 from bootstrap.operations.deployment import Access, Deployment, Node
 from bootstrap.planning.addressing import Address, NodeAddresses
 from bootstrap.planning.spec import BUS_OFFSET
+
+_WHY: Mapping[str, tuple[str, str]] = {
+    # Why a node could not be asked -> the error's code, and what to do.
+    "login": ("login-failed", "give the password with --password-file"),
+    "certificate": ("certificate", "trust who signed it with --tls-ca FILE, and give addresses that it is for"),
+    "tls": ("tls", "leave out --tls, or give the port for TLS"),
+    "unreachable": ("unreachable", "give the address of a running node of the cluster; if it wants TLS, add --tls"),
+}
 
 
 async def discover(seeds: Sequence[Address], access: Access, *, every_seed: bool = False) -> Deployment:
@@ -31,14 +39,13 @@ async def discover(seeds: Sequence[Address], access: Access, *, every_seed: bool
             name: view.reason if isinstance(view, Silent) else "is not in cluster mode" for name, view in views.items()
         }
         name, reason = next(iter(reasons.items()))
-        login = any(isinstance(view, Silent) and view.code == "login" for view in views.values())
+        codes = {view.code for view in views.values() if isinstance(view, Silent)}
+        code, hint = next((why for kind, why in _WHY.items() if kind in codes), _WHY["unreachable"])
         raise Unreachable(
             f"{name} {reason}" if len(reasons) == 1 else "none of the given nodes could be asked",
-            code="login-failed" if login else "unreachable",
+            code=code,
             nodes=reasons,
-            hint="give the password with --password-file"
-            if login
-            else "give the address of a running node of the cluster",
+            hint=hint,
         )
     found: dict[str, tuple[tuple[bool, tuple[object, ...], str], Address, int]] = {}
     for name, view in nodes.items():

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from bootstrap.errors import Conflict, Problem, SpecError, UsageError
-from bootstrap.formation.base import Credentials
+from bootstrap.formation.base import Credentials, Encryption
 from bootstrap.operations.deployment import Access, Deployment, deployment_of
-from bootstrap.planning.plan import ConfigLine
+from bootstrap.planning.plan import CA_FILE, ConfigLine
 from bootstrap.planning.spec import DEFAULT_USER, ClusterSpec
 from bootstrap.runtimes.base import Record, Runtime, Secrets
 
@@ -151,16 +151,26 @@ def settle(spec: ClusterSpec, given: Login, record: Record | None, kept: Secrets
 
 
 async def open_deployment(record: Record, runtime: Runtime, access: Access) -> Deployment:
-    """The deployment of a recorded cluster, with the login that is given, or the one that is kept of it."""
-    user = record.spec.get("user")
-    if user is None:
+    """The deployment of a recorded cluster, with the login and the trust that are given, or kept of it."""
+    user, tls = record.spec.get("user"), bool(record.spec.get("tls"))
+    if user is None and not tls:
         return deployment_of(record, runtime, access)
-    login, password_file = access.credentials, ""
-    kept = await runtime.kept(record.name)
-    if login.password is None and (password := kept.files.get(PASSWORD_FILE)) is not None:
+    login, kept = access.credentials, await runtime.kept(record.name)
+    if user is not None and login.password is None and (password := kept.files.get(PASSWORD_FILE)) is not None:
         login = replace(login, password=password.decode(errors="replace"))
-    if login.username is None and user != DEFAULT_USER:
+    if user not in (None, DEFAULT_USER) and login.username is None:
         login = replace(login, username=user)
-    if kept.folder and PASSWORD_FILE in kept.files:
-        password_file = f"{kept.folder}/{PASSWORD_FILE}"
-    return replace(deployment_of(record, runtime, access.with_login(login)), user=user, password_file=password_file)
+    if tls and login.encryption is None:
+        login = replace(login, encryption=Encryption(kept.files.get(CA_FILE, b"").decode(errors="replace")))
+    deployment = deployment_of(record, runtime, access.with_login(login))
+    return replace(
+        deployment,
+        user=user,
+        password_file=_path(kept, PASSWORD_FILE),
+        tls=tls,
+        ca_file=_path(kept, CA_FILE),
+    )
+
+
+def _path(kept: Secrets, name: str) -> str:
+    return f"{kept.folder}/{name}" if kept.folder and name in kept.files else ""

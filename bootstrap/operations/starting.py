@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +18,8 @@ from bootstrap.formation.head_start import HeadStart
 from bootstrap.judging.pace import HEAD_START_FROM
 from bootstrap.judging.silence import cause_in_log
 from bootstrap.operations.formed import Formation
-from bootstrap.operations.login import ServerLogin
-from bootstrap.planning.plan import CONFIG_FILE, Plan, PlannedNode, render_config
+from bootstrap.operations.protection import Protection
+from bootstrap.planning.plan import Plan, PlannedNode
 from bootstrap.planning.text import plural
 from bootstrap.runtimes.base import Record, Runtime
 
@@ -30,14 +30,16 @@ LOG_LINES = 12
 """How much of a dead server's log an error shows."""
 
 
-async def start_nodes(formation: Formation, record: Record, runtime: Runtime, login: ServerLogin | None = None) -> int:
+async def start_nodes(
+    formation: Formation, record: Record, runtime: Runtime, protection: Protection | None = None
+) -> int:
     """Start what does not run, primaries first, and wait until every server answers; how many were started.
 
     Args:
         formation: the plan, and the connections to its servers.
         record: what there is of it.
         runtime: where servers run.
-        login: what protects them.
+        protection: who gets in, and how.
 
     Raises:
         NodeFailed: a server died, with the last lines of its log, or did not answer in time.
@@ -50,7 +52,7 @@ async def start_nodes(formation: Formation, record: Record, runtime: Runtime, lo
         return 0
     what = plural(len(idle), "container" if plan.network else "server")
     with formation.reporter.phase("start", f"Starting {what}", f"Started {what}", total=len(idle)) as phase:
-        await _start_and_await(_Start(formation, idle, runtime, phase, login))
+        await _start_and_await(_Start(formation, idle, runtime, phase, protection or Protection()))
     return len(idle)
 
 
@@ -62,13 +64,7 @@ class _Start:
     nodes: list[PlannedNode]
     runtime: Runtime
     phase: PhaseReporter
-    login: ServerLogin | None
-
-    def files(self, node: PlannedNode) -> Mapping[str, bytes]:
-        """A server's configuration and what it refers to."""
-        if self.login is None:
-            return {CONFIG_FILE: render_config(node)}
-        return {CONFIG_FILE: render_config(node, self.login.lines), **self.login.server_files}
+    protection: Protection
 
 
 async def _start_and_await(start: _Start) -> None:
@@ -82,7 +78,7 @@ async def _start_and_await(start: _Start) -> None:
     started: set[str] = set()
 
     async def bring_up(node: PlannedNode) -> None:
-        await runtime.start(plan.name, node, start.files(node))
+        await runtime.start(plan.name, node, start.protection.files(node))
         started.add(node.name)
         reporter.emit("node.started", node=node.name, address=str(node.addresses.control), role=node.role)
         while not await _answers(clients, node.name):
@@ -181,6 +177,9 @@ async def _check_alive(plan: Plan, waiting: set[str], runtime: Runtime) -> None:
 
 
 def _death_hint(cause: str, *, in_containers: bool) -> str:
+    if cause == "no-tls":
+        other = "--image" if in_containers else "--server"
+        return f"take a server with TLS by {other}: those of wheels have none, Debian's and official images have"
     if cause == "bad-setting":
         other = "--image" if in_containers else "--server"
         return f"correct the setting given with --set, or give another server with {other}"

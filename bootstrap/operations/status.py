@@ -63,6 +63,8 @@ class Status:
     agreement: Agreement
     user: str | None = None
     password_file: str = ""
+    tls: bool = False
+    ca_file: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -77,6 +79,7 @@ class Status:
             "runtime": self.runtime,
             "health": "ok" if self.healthy else "not ok",
             "login": {"user": self.user, "password_file": self.password_file or None} if self.user else None,
+            "tls": {"ca_file": self.ca_file or None} if self.tls else None,
             "doubts": [{"node": d.node or None, "kind": d.kind, "text": d.text} for d in self.agreement.doubts],
             "nodes": [node.as_dict() for node in self.nodes],
         }
@@ -100,7 +103,16 @@ def make_status(deployment: Deployment, views: Views) -> Status:
             names.setdefault(peer.id, node.name)
     rows = tuple(_row(node, nodes, names, lacking.get(node.name, "ok")) for node in deployment.nodes)
     kind = deployment.runtime.kind if deployment.runtime else "none"
-    return Status(deployment.name, kind, rows, agreement, deployment.user, deployment.password_file)
+    return Status(
+        deployment.name,
+        kind,
+        rows,
+        agreement,
+        deployment.user,
+        deployment.password_file,
+        deployment.tls,
+        deployment.ca_file,
+    )
 
 
 def _row(node: Node, nodes: dict[str, NodeView], names: dict[str, str], health: str) -> NodeStatus:

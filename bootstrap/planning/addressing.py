@@ -423,7 +423,16 @@ def ports_used(chosen: Announcement | None, *, publish: bool) -> PortUse:
     return "none" if chosen.strategy == "fixed-address" and not publish else "data"
 
 
-def reach(chosen: Announcement, node: str, port: int, container: str, gateway: str, *, publish: bool = True) -> Reach:
+def reach(  # noqa: PLR0913 -- what a node is, and where
+    chosen: Announcement,
+    node: str,
+    port: int,
+    container: str,
+    gateway: str,
+    *,
+    publish: bool = True,
+    tls: bool = False,
+) -> Reach:
     """What a strategy means for one node.
 
     Args:
@@ -433,6 +442,7 @@ def reach(chosen: Announcement, node: str, port: int, container: str, gateway: s
         container: its fixed address on the cluster's network.
         gateway: the gateway of that network.
         publish: whether data ports are published on 127.0.0.1, too.
+        tls: the port is one for encrypted connections.
     """
     bus = port + BUS_OFFSET
     inside, here = Address(container, port), Address(LOOPBACK, port)
@@ -445,7 +455,7 @@ def reach(chosen: Announcement, node: str, port: int, container: str, gateway: s
         case "gateway":
             outside = Address(gateway, port)
             # Under address translation a primary would see every replica coming from the gateway.
-            settings = _announced(gateway, port, bus)
+            settings = _announced(gateway, port, bus, tls=tls)
             published = (outside, Address(gateway, bus), *local)
             return Reach(
                 NodeAddresses(here if publish else outside, outside, outside, outside, bus, outside),
@@ -459,7 +469,7 @@ def reach(chosen: Announcement, node: str, port: int, container: str, gateway: s
             published = tuple(dict.fromkeys((Address(chosen.gateway, port), Address(chosen.gateway, bus), control)))
             return Reach(
                 NodeAddresses(named, named, control, meet, bus, named),
-                _announced(chosen.name, port, bus),
+                _announced(chosen.name, port, bus, tls=tls),
                 published,
                 chosen.mapping,
             )
@@ -476,10 +486,10 @@ def reach(chosen: Announcement, node: str, port: int, container: str, gateway: s
             return Reach(NodeAddresses(here, None, here, inside, bus, named), settings, (here,))
 
 
-def _announced(host: str, port: int, bus: int) -> tuple[tuple[str, str], ...]:
+def _announced(host: str, port: int, bus: int, *, tls: bool) -> tuple[tuple[str, str], ...]:
     return (
         ("cluster-announce-ip", host),
-        ("cluster-announce-port", str(port)),
+        ("cluster-announce-tls-port" if tls else "cluster-announce-port", str(port)),
         ("cluster-announce-bus-port", str(bus)),
         ("replica-announce-ip", host),
         ("replica-announce-port", str(port)),

@@ -192,6 +192,7 @@ class Plan:
             "announce": self.announcement.strategy if self.announcement else None,
             "network": {"name": self.network.name, "subnet": self.network.subnet} if self.network else None,
             "login": {"user": self.spec.user} if self.spec.user else None,
+            "tls": self.spec.tls,
             "arithmetic": self.arithmetic,
             "placement": list(self.placement),
             "nodes": [node.as_dict() for node in self.nodes],
@@ -276,12 +277,14 @@ class _Where:
         server, port = self.site.server, self.base + draft.index
         if self.announcement is None or self.network is None:
             addresses = loopback(port)
-            decided = _process_settings(name, addresses)
+            decided = _process_settings(name, addresses) | _port_settings(port, tls=self.spec.tls)
             return _finish(draft, name, addresses, _settings(self.spec, server, name, draft.place.zone, decided))
         there = self.network.address(draft.index)
         publish = self.spec.publish and self.site.engine is not None and self.site.engine.place != "nested"
-        reached = reach(self.announcement, name, port, there, self.network.gateway, publish=publish)
-        settings = _settings(self.spec, server, name, draft.place.zone, _container_settings(port, reached))
+        tls = self.spec.tls
+        reached = reach(self.announcement, name, port, there, self.network.gateway, publish=publish, tls=tls)
+        decided = _container_settings(reached) | _port_settings(port, tls=tls)
+        settings = _settings(self.spec, server, name, draft.place.zone, decided)
         return replace(
             _finish(draft, name, reached.addresses, settings), container=self._container(name, there, reached)
         )
@@ -471,9 +474,30 @@ def _name_primaries(nodes: tuple[PlannedNode, ...], drafts: Sequence[_Draft]) ->
     )
 
 
+CA_FILE = "ca.crt"
+CERTIFICATE_FILE = "node.crt"
+KEY_FILE = "node.key"
+
+
+def _port_settings(port: int, *, tls: bool) -> dict[str, str]:
+    """The data port; files are beside the configuration, where the server works (``dir``)."""
+    if not tls:
+        return {"port": str(port)}
+    return {
+        "port": "0",
+        "tls-port": str(port),
+        "tls-ca-cert-file": CA_FILE,
+        "tls-cert-file": CERTIFICATE_FILE,
+        "tls-key-file": KEY_FILE,
+        "tls-replication": "yes",
+        "tls-cluster": "yes",
+        # Clients are known by their password; nodes show each other their certificates in any case.
+        "tls-auth-clients": "no",
+    }
+
+
 def _process_settings(name: str, addresses: NodeAddresses) -> dict[str, str]:
     return {
-        "port": str(addresses.control.port),
         # Loopback only: a server without a password must not be reachable from the network. Protected mode would
         # refuse what is not loopback, which nothing here can be; it is off so that it is never the odd difference
         # between a node in a container and one that is a process.
@@ -483,9 +507,8 @@ def _process_settings(name: str, addresses: NodeAddresses) -> dict[str, str]:
     }
 
 
-def _container_settings(port: int, reached: Reach) -> dict[str, str]:
+def _container_settings(reached: Reach) -> dict[str, str]:
     return {
-        "port": str(port),
         # All interfaces of the container; who reaches those is decided by its network and by what is published.
         # Protected mode would refuse every node and client that is not in the same container.
         "bind": "0.0.0.0",  # noqa: S104 - see above

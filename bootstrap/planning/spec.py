@@ -88,6 +88,20 @@ RESERVED_SETTINGS: Mapping[str, str] = {
         ("requirepass", "masterauth", "masteruser", "primaryauth", "primaryuser", "user", "aclfile"),
         "who logs in is decided by --password-file, --user and --acl-file",
     ),
+    **dict.fromkeys(
+        (
+            "tls-auth-clients",
+            "tls-ca-cert-dir",
+            "tls-ca-cert-file",
+            "tls-cert-file",
+            "tls-client-cert-file",
+            "tls-client-key-file",
+            "tls-cluster",
+            "tls-key-file",
+            "tls-replication",
+        ),
+        "it is decided by --tls",
+    ),
     "rename-command": "formation needs the commands under their own names",
 }
 """Server settings that ``--set`` refuses, each with the reason."""
@@ -114,6 +128,7 @@ class SpecFields(TypedDict, total=False):
     memory: str | None
     zones: Sequence[str]
     user: str | None
+    tls: bool
     settings: Mapping[str, str]
     state_root: str | None
 
@@ -148,6 +163,8 @@ class ClusterSpec:
         user: whom clients and nodes log in as; the password is given beside the specification, which holds no secret.
             None: there is no login. A user other than ``default`` may do everything, and ``default`` nothing, unless an
             ACL file says otherwise.
+        tls: encrypt what clients, nodes and replicas send; plain ports are closed. Certificates are given beside the
+            specification, or made.
         settings: any other server settings, as in its configuration file.
         state_root: folder that holds the clusters of the process runtime; ``None`` takes the user's state folder.
 
@@ -172,6 +189,7 @@ class ClusterSpec:
     memory: str | None = None
     zones: Sequence[str] = ()
     user: str | None = None
+    tls: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
     state_root: str | None = None
 
@@ -215,7 +233,7 @@ def parse_spec(raw: Mapping[str, object]) -> ClusterSpec:
     for name in ("nodes", "replicas", "min_primaries", "base_port"):
         if isinstance(text := values.get(name), str) and re.fullmatch(r"\s*-?\d+\s*", text):
             values[name] = int(text)
-    for name in ("publish", "ephemeral"):
+    for name in ("publish", "ephemeral", "tls"):
         if isinstance(text := values.get(name), str) and text.lower() in _TRUTH:
             values[name] = _TRUTH[text.lower()]
     for name in ("zones", "extra_replica_of"):
@@ -310,7 +328,7 @@ def _container_problems(spec: ClusterSpec) -> Iterator[Problem]:
     yield from _choice("pull", spec.pull, get_args(Pull))
     yield from _choice("announce", spec.announce, get_args(Announce))
     yield from _choice("audience", spec.audience, get_args(Who))
-    for name in ("publish", "ephemeral"):
+    for name in ("publish", "ephemeral", "tls"):
         if not isinstance(value := getattr(spec, name), bool):
             yield Problem(name, f"{value!r} is neither true nor false", "use true or false")
     if spec.image is not None and not (isinstance(spec.image, str) and _IMAGE.fullmatch(spec.image)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from bootstrap.events import Reporter
 from bootstrap.judging.evidence import Contact, Server
@@ -13,6 +13,9 @@ from bootstrap.planning.addressing import Announcement, NodeAddresses
 from bootstrap.planning.plan import Facts, Kept, Plan, PlannedNode
 from bootstrap.planning.site import Site
 from bootstrap.planning.subnets import Network
+
+if TYPE_CHECKING:
+    import ssl
 
 LOG_LINES = 200
 """How much of a server's log is evidence (`Runtime.inspect`)."""
@@ -91,6 +94,10 @@ class Secrets:
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
+Ask: TypeAlias = "ssl.SSLContext | Literal['plain'] | None"
+"""How a server is asked who it is: in TLS, plainly, or not."""
+
+
 class Vantage(Protocol):
     """A place to dial from.
 
@@ -106,14 +113,14 @@ class Vantage(Protocol):
     beside: bool
     slow: bool
 
-    async def dial(self, host: str, port: int, *, timeout: float, ask: bool = False) -> Contact:
+    async def dial(self, host: str, port: int, *, timeout: float, ask: Ask = None) -> Contact:
         """Try to open a TCP connection; never raises for what the network does.
 
         Args:
             host: a name is resolved as it is at that place.
             port: TCP.
             timeout: seconds for connecting, and again for the answer.
-            ask: the server there is asked for its node id.
+            ask: the server there is asked for its node id, ``"plain"`` or in TLS.
         """
 
 
@@ -156,6 +163,9 @@ class Runtime(Protocol):
 
     async def start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
         """Create, adopt or restart a node of the named cluster; configuration and secrets arrive as files."""
+
+    async def put(self, name: str, node: str, files: Mapping[str, bytes]) -> None:
+        """Replace files beside the configuration of a started node; its server reads them when it is told to."""
 
     async def keep(self, name: str, files: Mapping[str, bytes]) -> None:
         """Keep secret files of a prepared cluster where only the user can read them, until it is removed."""

@@ -85,6 +85,10 @@ class ProcessRuntime:
         """See `Runtime.start`."""
         await in_thread(self._start, name, node, files)
 
+    async def put(self, name: str, node: str, files: Mapping[str, bytes]) -> None:
+        """See `Runtime.put`."""
+        await in_thread(self._put, self._folder(name) / node, files)
+
     async def keep(self, name: str, files: Mapping[str, bytes]) -> None:
         """See `Runtime.keep`: in the cluster's folder."""
         await in_thread(keep_files, self._folder(name) / FOLDER, files)
@@ -233,9 +237,13 @@ class ProcessRuntime:
             raise taken_error(listening.holders(busy))
         with _state_errors(folder):
             folder.mkdir(mode=0o700, exist_ok=True)
+            self._put(folder, files)
+            daemons.spawn(server.path, folder / CONFIG_FILE, folder)
+
+    def _put(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        with _state_errors(folder):
             for file, content in files.items():
                 daemons.write_private(folder / file, content)
-            daemons.spawn(server.path, folder / CONFIG_FILE, folder)
 
     def _control(self, name: str, node: str, action: Action) -> None:
         pid = daemons.running([folder := self._folder(name) / node]).get(folder)

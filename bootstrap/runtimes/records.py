@@ -27,6 +27,7 @@ OPEN: Mapping[str, tuple[Any, ...]] = {
     "announce_host": (None,),
     "audience": ("auto",),
     "user": (None,),
+    "tls": (False,),
 }
 
 

@@ -433,7 +433,7 @@ async def test_vantages_tell_open_ports_from_shut_ones(world: World) -> None:
         assert vantage.name
         for address in (there.meet, there.bus):
             assert (await vantage.dial(address.host, address.port, timeout=5)).outcome == "open"
-        asked = await vantage.dial(there.meet.host, there.meet.port, timeout=5, ask=True)
+        asked = await vantage.dial(there.meet.host, there.meet.port, timeout=5, ask="plain")
         assert len(asked.said) == 40, "its node id"
         assert (await vantage.dial(there.meet.host, absent.meet.port, timeout=5)).outcome == "refused"
         for address in (absent.meet, absent.bus):

@@ -216,6 +216,7 @@ def run_inside(
     network: str | None = None,
     hosts: dict[str, str] | None = None,
     variables: Mapping[str, str] | None = None,
+    mounts: Iterable[str] = (),
 ) -> str:
     """What a program of this machine prints in a container of its own; it must end with exit code 0.
 
@@ -225,8 +226,9 @@ def run_inside(
         network: the network, None for the engine's default one.
         hosts: names that are mapped.
         variables: of its environment.
+        mounts: further folders of this machine that it sees.
     """
-    binds = {path: {"bind": path, "mode": "ro"} for path in MOUNTS}
+    binds = {path: {"bind": path, "mode": "ro"} for path in (*MOUNTS, *mounts)}
     output: bytes = containers.engine.containers.run(
         containers.command.environment["VALKEY_BOOTSTRAP_IMAGE"],
         entrypoint=argv[:1],

@@ -54,7 +54,7 @@ def expected(plan: Plan) -> Record:
             "name": "web1", "nodes": 12, "replicas": 1, "extra_replica_of": [], "base_port": None, "server": None,
             "image": None, "announce": "auto", "announce_host": None, "audience": "auto", "publish": True,
             "ephemeral": False,
-            "memory": None, "zones": ["a", "b"], "user": None, "settings": {},
+            "memory": None, "zones": ["a", "b"], "user": None, "tls": False, "settings": {},
         },
         base_port=6379,
         nodes=tuple(NodeRecord(node.name, node.index, node.host, node.zone, node.addresses) for node in plan.nodes),

@@ -21,7 +21,8 @@ import dns.rdatatype
 
 from bootstrap.concurrency import in_thread
 from bootstrap.judging.evidence import Contact
-from bootstrap.runtimes.dialling import contact_at
+from bootstrap.runtimes.base import Ask
+from bootstrap.runtimes.dialling import Question, contact_at
 
 _CLONE_NEWNET = 0x40000000
 
@@ -49,13 +50,13 @@ class NamespaceVantage:
         self._find = (lambda: pid) if isinstance(pid, int) else pid
         self._found: int | None = None
 
-    async def dial(self, host: str, port: int, *, timeout: float, ask: bool = False) -> Contact:
+    async def dial(self, host: str, port: int, *, timeout: float, ask: Ask = None) -> Contact:
         """See `Vantage.dial`; names are resolved as the container does."""
         prepared = await in_thread(self._prepare, host, timeout)
         if isinstance(prepared, Contact):
             return prepared
         made, ip = prepared
-        return await contact_at(made, (ip, port), timeout=timeout, ask=ask)
+        return await contact_at(made, (ip, port), timeout=timeout, ask=Question(host, ask) if ask else None)
 
     def _prepare(self, host: str, timeout: float) -> tuple[socket.socket, str] | Contact:
         """A socket inside, and the address that the host has there; or why there is none."""

@@ -189,6 +189,10 @@ class EngineRuntime:
             await in_thread(lambda: drop_files(self._secrets(name)))
         return tuple(sorted(left))
 
+    async def put(self, name: str, node: str, files: Mapping[str, bytes]) -> None:
+        """See `Runtime.put`."""
+        await in_thread(self._put, name, node, files)
+
     async def keep(self, name: str, files: Mapping[str, bytes]) -> None:
         """See `Runtime.keep`: the engine holds no secret, a folder of this machine does."""
         await in_thread(lambda: keep_files(self._secrets(name), files))
@@ -403,6 +407,13 @@ class EngineRuntime:
             container = found["Id"] if found is not None else self._create(network, node, node.container)
             self._api.put_archive(container, "/", pack(DATA_FOLDER, files))
             self._api.start(container)
+
+    def _put(self, name: str, node: str, files: Mapping[str, bytes]) -> None:
+        with engine_errors(f"put files of {node}"):
+            found = self._container(name, node)
+            if found is None:
+                raise not_running(name, node)
+            self._api.put_archive(found["Id"], "/", pack(DATA_FOLDER, files))
 
     def _create(self, network: Mapping[str, Any], node: PlannedNode, wanted: Container) -> str:
         api = self._api

@@ -18,6 +18,7 @@ from docker.errors import NotFound
 
 from bootstrap.concurrency import in_thread
 from bootstrap.judging.evidence import Contact, Outcome
+from bootstrap.runtimes.base import Ask
 from bootstrap.runtimes.engine.failures import engine_errors
 
 PROBE = "valkey-bootstrap.probe"
@@ -75,9 +76,9 @@ class SidecarVantage:
         self._api = api
         self._find = find
 
-    async def dial(self, host: str, port: int, *, timeout: float, ask: bool = False) -> Contact:
+    async def dial(self, host: str, port: int, *, timeout: float, ask: Ask = None) -> Contact:
         """See `Vantage.dial`; an id is never said, since the server that dials does not ask for it."""
-        return await in_thread(self._dial, host, port, timeout, ask)
+        return await in_thread(self._dial, host, port, timeout, ask is not None)
 
     def _dial(self, host: str, port: int, timeout: float, ask: bool) -> Contact:
         api = self._api()
