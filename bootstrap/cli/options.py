@@ -38,6 +38,8 @@ SPEC_FLAGS: Mapping[str, str] = {
     "announce_host": "--announce-host",
     "audience": "--audience",
     "publish": "--no-publish",
+    "expose": "--publish",
+    "insecure": "--insecure",
     "ephemeral": "--ephemeral",
     "memory": "--memory",
     "zones": "--zones",
@@ -126,6 +128,15 @@ def spec_options(function: F) -> F:
         click.option(
             "--no-publish", is_flag=True, default=None, envvar=environment("no_publish"),
             help="Publish no ports on 127.0.0.1: containers are reached by their own addresses.",
+        ),
+        click.option(
+            "--publish", "expose", metavar="ADDRESS", envvar=environment("publish"),
+            help="Open the data ports at an address of this machine's on its local network, and send clients there; a"
+            " password is demanded.",
+        ),
+        click.option(
+            "--insecure", is_flag=True, default=None, envvar=environment("insecure"),
+            help="Open ports to the local network without a password all the same.",
         ),
         click.option(
             "--ephemeral", is_flag=True, default=None, envvar=environment("ephemeral"),

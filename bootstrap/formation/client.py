@@ -35,6 +35,7 @@ from bootstrap.formation.base import (
 )
 from bootstrap.judging.views import View
 from bootstrap.planning.addressing import Address
+from bootstrap.planning.text import mid_sentence
 
 PLAIN_SECONDS = 1.0
 """How long a server that was silent in TLS may take to answer in plain text."""
@@ -113,7 +114,7 @@ class RedisNode:
         """What an error says of certificates, or of one side that encrypts while the other does not."""
         chain = list(_chain(error))
         if found := next((each for each in chain if isinstance(each, ssl.SSLCertVerificationError)), None):
-            words = found.verify_message[:1].lower() + found.verify_message[1:]
+            words = mid_sentence(found.verify_message)
             return Unreachable(f"{self.address} shows a certificate that is not accepted: {words}", code="certificate")
         if any(isinstance(each, ssl.SSLError) for each in chain):
             return Unreachable(f"{self.address} does not answer in TLS", code="tls")

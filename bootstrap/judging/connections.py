@@ -11,7 +11,7 @@ from bootstrap.judging.evidence import OUTCOME_WORDS, Dial, Evidence, Finding, S
 from bootstrap.judging.views import NodeView, seen
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.spec import BUS_OFFSET
-from bootstrap.planning.text import listing
+from bootstrap.planning.text import listing, mid_sentence
 
 _ID_LENGTH = 40
 
@@ -123,7 +123,7 @@ class _Connections:
             f"its certificate is not accepted at {dial.address}, where clients or nodes are sent",
             "make it for this address, too (subjectAltName)",
             "tls-cert-file",
-            evidence=(f"{words[:1].lower()}{words[1:]}, dialled from {dial.vantage}",),
+            evidence=(f"{mid_sentence(words)}, dialled from {dial.vantage}",),
         )
 
     def _loopback(self, dial: Dial) -> Finding:

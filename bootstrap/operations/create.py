@@ -245,7 +245,7 @@ async def plan_here(spec: ClusterSpec, runtime: Runtime) -> tuple[Plan, Record |
         refuse_differences(spec, record)
         # What is left open is as it was.
         spec = replace(spec, user=record.spec.get("user"), tls=bool(record.spec.get("tls")))
-    site = await runtime.survey(record, names=[spec.announce_host] if spec.announce_host else ())
+    site = await runtime.survey(record, names=[name for name in (spec.announce_host, spec.expose) if name])
     return build_plan(spec, site, kept=record.kept if record else None), record
 
 

@@ -172,6 +172,7 @@ def choose_announcement(spec: ClusterSpec, site: Site) -> Announcement:
     engine = site.engine
     assert engine is not None, "only containers announce themselves"
     chosen = _choose(spec, site, engine)
+    _demand_password(chosen, spec, engine)
     unserved = {"both": {"host", "network"}}.get(spec.audience, {spec.audience}) - serves(chosen) - {"auto"}
     if unserved:
         missed = " and ".join(sorted(_AUDIENCES[each] for each in unserved))
@@ -181,6 +182,22 @@ def choose_announcement(spec: ClusterSpec, site: Site) -> Announcement:
             hint=_audience_hint(spec, engine),
         )
     return chosen
+
+
+def _demand_password(chosen: Announcement, spec: ClusterSpec, engine: Engine) -> None:
+    """Nothing is opened to a local network without a password, unless that is said."""
+    if opened_to_others(chosen, engine) and spec.user is None and not spec.insecure:
+        raise UsageError(
+            f"the ports would be open to the network of {chosen.address} without a password",
+            code="password-demanded",
+            hint="protect them with --generate-password or --password-file, or say --insecure",
+        )
+
+
+def opened_to_others(chosen: Announcement, engine: Engine) -> bool:
+    """Whether ports are bound to an address that other machines reach."""
+    # What containers of one machine reach each other by is no local network.
+    return engine.place not in ("dind", "nested") and bool(chosen.address) and not chosen.address.startswith("127.")
 
 
 _AUDIENCES = {"host": "programs on this machine", "network": "programs beside the servers"}
@@ -198,7 +215,8 @@ def serves(chosen: Announcement) -> frozenset[str]:
     """Who can use a cluster that is announced so: ``host``, ``network``."""
     match chosen.strategy:
         case "client-address" | "same-port":
-            return frozenset({"host"})
+            # An address of this machine's leads containers to what is published there.
+            return frozenset({"host", "network"}) if chosen.address else frozenset({"host"})
         case "fixed-address" if not chosen.routed:
             return frozenset({"network"})
         case _:
@@ -206,11 +224,30 @@ def serves(chosen: Announcement) -> frozenset[str]:
 
 
 def _choose(spec: ClusterSpec, site: Site, engine: Engine) -> Announcement:
+    if spec.expose is not None:
+        return _exposed(spec.expose, spec, site, engine)
     if spec.announce_host is not None:
         return _named(spec.announce_host, site, engine, "--announce-host says so")
     if spec.announce != "auto":
         return _asked(spec.announce, spec, site, engine)
     return _fitting(spec, site, engine)
+
+
+def _exposed(address: str, spec: ClusterSpec, site: Site, engine: Engine) -> Announcement:
+    if engine.place in ("nested", "remote", "dind"):
+        raise UsageError(
+            f"--publish is for an engine of this machine, and this one is {_PLACES[engine.place]}",
+            code="publish-impossible",
+            hint="leave out --publish",
+        )
+    resolved = site.names.get(address)
+    if resolved is None or resolved.whose != "own":
+        raise UsageError(
+            f"{address} is no address of this machine", code="publish-impossible", hint="see `ip -4 address`"
+        )
+    new = site.server.has("cluster-announce-client-ipv4")
+    strategy: Strategy = "client-address" if new and spec.announce != "same-port" else "same-port"
+    return Announcement(strategy, "--publish says so", address=address)
 
 
 def _asked(strategy: Strategy, spec: ClusterSpec, site: Site, engine: Engine) -> Announcement:
@@ -363,12 +400,13 @@ def _refuse_elsewhere(name: str, resolved: Resolved, engine: Engine) -> None:
 
 def announcement_notes(chosen: Announcement, spec: ClusterSpec, engine: Engine) -> tuple[str, ...]:
     """What to know about the choice: the strategy with its reason, and who else gets through to the servers."""
+    where = f"clients that reach {chosen.address}" if chosen.address else "clients on this machine only"
     reached = {
         "fixed-address": f"clients {'on this machine and ' if chosen.routed else ''}on the network",
         "gateway": "clients on this machine and in any container of it",
         "host-name": _named_reach(chosen),
-        "client-address": "clients on this machine only",
-        "same-port": "clients on this machine only",
+        "client-address": where,
+        "same-port": where,
     }[chosen.strategy]
     chosen_by = f"announced by {chosen.strategy}, for {reached}: {chosen.why}"
     return tuple(filter(None, (chosen_by, _neighbour_note(chosen, spec, engine))))
@@ -401,12 +439,15 @@ def announcement_warnings(chosen: Announcement, spec: ClusterSpec, engine: Engin
         room = f"{spec.nodes} nodes need {needed} entries of the kernel's neighbour table, with room for"
         remedy = "use --announce gateway, or raise net.ipv4.neigh.default.gc_thresh3"
         return (f"{room} {engine.neighbours}: connections will fail; {remedy}",)
-    if chosen.strategy != "host-name" or chosen.address.startswith("127."):
+    if not chosen.address or chosen.address.startswith("127."):
         return ()
-    opened = f"{chosen.name} leads to {chosen.address}: the ports are open to the network there"
+    leads = f"{chosen.name} leads to {chosen.address}: " if chosen.name else ""
+    opened = f"{leads}the ports are open to the network {'there' if leads else f'of {chosen.address}'}"
     if spec.user is None:
         opened += ", without a password"
-    if engine.place in ("remote", "dind"):
+    elif not spec.tls:
+        opened += ", and what is sent there can be read by others; --tls encrypts it"
+    if not chosen.name or engine.place in ("remote", "dind"):
         return (opened,)
     return (f"{opened}; lead it to {LOOPBACK} in /etc/hosts to keep them on this machine",)
 
@@ -445,7 +486,9 @@ def reach(  # noqa: PLR0913 -- what a node is, and where
         tls: the port is one for encrypted connections.
     """
     bus = port + BUS_OFFSET
-    inside, here = Address(container, port), Address(LOOPBACK, port)
+    inside = Address(container, port)
+    exposed = chosen.strategy in ("client-address", "same-port") and chosen.address
+    here = Address(exposed or LOOPBACK, port)
     local = (here,) if publish else ()
     match chosen.strategy:
         case "fixed-address":
@@ -474,16 +517,18 @@ def reach(  # noqa: PLR0913 -- what a node is, and where
                 chosen.mapping,
             )
         case "client-address":
-            settings = (("cluster-announce-ip", container), ("cluster-announce-client-ipv4", LOOPBACK))
-            return Reach(NodeAddresses(here, None, here, inside, bus, here), settings, (here,))
+            settings = (("cluster-announce-ip", container), ("cluster-announce-client-ipv4", here.host))
+            beside = here if chosen.address else None
+            return Reach(NodeAddresses(here, beside, here, inside, bus, here), settings, (here,))
         case "same-port":
-            named = Address("localhost", port)
+            named = here if chosen.address else Address("localhost", port)
             settings = (
                 ("cluster-announce-ip", container),
-                ("cluster-announce-hostname", "localhost"),
+                ("cluster-announce-hostname", named.host),
                 ("cluster-preferred-endpoint-type", "hostname"),
             )
-            return Reach(NodeAddresses(here, None, here, inside, bus, named), settings, (here,))
+            beside = here if chosen.address else None
+            return Reach(NodeAddresses(here, beside, here, inside, bus, named), settings, (here,))
 
 
 def _announced(host: str, port: int, bus: int, *, tls: bool) -> tuple[tuple[str, str], ...]:

@@ -124,6 +124,8 @@ class SpecFields(TypedDict, total=False):
     announce_host: str | None
     audience: Who
     publish: bool
+    expose: str | None
+    insecure: bool
     ephemeral: bool
     memory: str | None
     zones: Sequence[str]
@@ -157,6 +159,9 @@ class ClusterSpec:
         audience: who must be able to use the cluster: programs on this machine (``host``), programs beside the servers
             on their own network (``network``), or ``both``; ``auto`` serves both where that is possible.
         publish: publish data ports on 127.0.0.1 where the announced addresses do not need it.
+        expose: an address of this machine's on its local network, where data ports are published and clients are sent;
+            a password is demanded then.
+        insecure: open ports to the local network without a password all the same.
         ephemeral: no volumes: the data are gone with the containers.
         memory: limit of each container, such as ``256m``.
         zones: simulated availability zones, dealt to the nodes in turn.
@@ -185,6 +190,8 @@ class ClusterSpec:
     announce_host: str | None = None
     audience: Who = "auto"
     publish: bool = True
+    expose: str | None = None
+    insecure: bool = False
     ephemeral: bool = False
     memory: str | None = None
     zones: Sequence[str] = ()
@@ -233,7 +240,7 @@ def parse_spec(raw: Mapping[str, object]) -> ClusterSpec:
     for name in ("nodes", "replicas", "min_primaries", "base_port"):
         if isinstance(text := values.get(name), str) and re.fullmatch(r"\s*-?\d+\s*", text):
             values[name] = int(text)
-    for name in ("publish", "ephemeral", "tls"):
+    for name in ("publish", "insecure", "ephemeral", "tls"):
         if isinstance(text := values.get(name), str) and text.lower() in _TRUTH:
             values[name] = _TRUTH[text.lower()]
     for name in ("zones", "extra_replica_of"):
@@ -328,7 +335,7 @@ def _container_problems(spec: ClusterSpec) -> Iterator[Problem]:
     yield from _choice("pull", spec.pull, get_args(Pull))
     yield from _choice("announce", spec.announce, get_args(Announce))
     yield from _choice("audience", spec.audience, get_args(Who))
-    for name in ("publish", "ephemeral", "tls"):
+    for name in ("publish", "insecure", "ephemeral", "tls"):
         if not isinstance(value := getattr(spec, name), bool):
             yield Problem(name, f"{value!r} is neither true nor false", "use true or false")
     if spec.image is not None and not (isinstance(spec.image, str) and _IMAGE.fullmatch(spec.image)):
@@ -341,6 +348,7 @@ def _container_problems(spec: ClusterSpec) -> Iterator[Problem]:
         if not enough:
             yield Problem("memory", f"{spec.memory!r} is no limit for a server", "use 16m or more, such as 256m")
     yield from _announce_host_problems(spec)
+    yield from _expose_problems(spec)
     if asked := containers_asked(spec):
         if spec.runtime == "process":
             yield Problem("runtime", f"process does not go with {asked}", f"leave out {asked}, or use docker")
@@ -353,9 +361,9 @@ def _container_problems(spec: ClusterSpec) -> Iterator[Problem]:
 def containers_asked(spec: ClusterSpec) -> str:
     """The field that only makes sense for containers, as a word for people; "" if there is none."""
     default = ClusterSpec.__dataclass_fields__
-    fields = ("image", "announce", "announce_host", "audience", "publish", "ephemeral", "memory")
+    fields = ("image", "announce", "announce_host", "audience", "publish", "expose", "ephemeral", "memory")
     found = next((name for name in fields if getattr(spec, name) != default[name].default), "")
-    return {"publish": "no-publish"}.get(found, found.replace("_", "-"))
+    return {"publish": "no-publish", "expose": "publish"}.get(found, found.replace("_", "-"))
 
 
 def _announce_host_problems(spec: ClusterSpec) -> Iterator[Problem]:
@@ -382,6 +390,25 @@ def _announce_host_problems(spec: ClusterSpec) -> Iterator[Problem]:
         yield Problem("announce_host", f"{spec.announce} announces no name", "leave one of them out")
     if not spec.publish:
         yield Problem("publish", "a name leads to ports that must be published", "leave out --no-publish")
+
+
+def _expose_problems(spec: ClusterSpec) -> Iterator[Problem]:
+    if spec.expose is None:
+        return
+    if (
+        not isinstance(spec.expose, str)
+        or not looks_like_an_address(spec.expose)
+        or not _can_lead_elsewhere(spec.expose)
+    ):
+        yield Problem(
+            "expose",
+            f"{spec.expose!r} is no address of this machine on its local network",
+            "use an IPv4 address such as 192.168.1.5",
+        )
+    elif spec.announce not in ("auto", "client-address", "same-port") or spec.announce_host is not None:
+        yield Problem("expose", "it says what is announced", "leave out what else is announced")
+    elif not spec.publish:
+        yield Problem("expose", "it publishes what --no-publish forbids", "leave one of them out")
 
 
 def looks_like_an_address(name: str) -> bool:

@@ -10,6 +10,12 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
+def mid_sentence(words: str) -> str:
+    """Somebody else's sentence as a part of ours: without a capital, unless that is an abbreviation's, and a stop."""
+    words = words.rstrip(".")
+    return words[:1].lower() + words[1:] if words[1:2].islower() else words
+
+
 def listing(items: Sequence[str], most: int = 5, *, separator: str = ", ") -> str:
     """``a, b, c and 4 more``: at most `most` items by name."""
     shown = separator.join(items[:most])

@@ -26,6 +26,7 @@ OPEN: Mapping[str, tuple[Any, ...]] = {
     "announce": ("auto",),
     "announce_host": (None,),
     "audience": ("auto",),
+    "expose": (None,),
     "user": (None,),
     "tls": (False,),
 }
@@ -34,7 +35,7 @@ OPEN: Mapping[str, tuple[Any, ...]] = {
 def identity(spec: ClusterSpec) -> dict[str, Any]:
     """The fields of a specification that make a cluster what it is; where it lives and what starts it is left out."""
     fields = asdict(spec)
-    for name in ("runtime", "pull", "state_root", "min_primaries"):
+    for name in ("runtime", "pull", "state_root", "min_primaries", "insecure"):
         del fields[name]
     fields["zones"] = list(spec.zones)
     fields["extra_replica_of"] = [str(ref) for ref in spec.extra_replica_of]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,7 +44,9 @@ def choose(
 ) -> Announcement:
     names = {"me.lan": machine} if machine else {}
     engine = Engine(place, "28.0.0", machine="me.lan")
-    return choose_announcement(ClusterSpec(**asked), Site("docker", (Host("h"),), server, engine=engine, names=names))
+    return choose_announcement(
+        ClusterSpec(**{"insecure": True, **asked}), Site("docker", (Host("h"),), server, engine=engine, names=names)
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,6 +203,65 @@ def test_a_name_that_leads_nowhere_is_refused(place: EnginePlace) -> None:
     assert caught.value.code == "announce-host-unknown"
     assert "you.lan leads nowhere" in caught.value.message
     assert "`127.0.0.1 you.lan` to /etc/hosts" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("place", "asked", "leads_to"),
+    [
+        ("local", {"announce_host": "me.lan"}, LAN),
+        ("desktop", {"announce_host": "me.lan"}, LAN),
+        ("remote", {"announce_host": "me.lan"}, FAR),
+        ("local", {"expose": "me.lan"}, LAN),
+    ],
+)
+def test_ports_are_opened_to_others_with_a_password(
+    place: EnginePlace, asked: dict[str, Any], leads_to: Resolved
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose(place, machine=leads_to, insecure=False, **asked)
+    assert caught.value.code == "password-demanded"
+    assert f"open to the network of {leads_to.address if 'expose' not in asked else 'me.lan'}" in caught.value.message
+    for allowed in ({"user": "default"}, {"insecure": True}):
+        assert choose(place, machine=leads_to, **{"insecure": False, **asked, **allowed}).address
+
+
+@pytest.mark.parametrize(
+    ("server", "announce", "strategy"),
+    [
+        (NEW, "auto", "client-address"),
+        (REDIS, "auto", "same-port"),
+        (OLD, "auto", "same-port"),
+        (NEW, "same-port", "same-port"),
+    ],
+)
+def test_an_address_of_the_local_network(server: ServerInfo, announce: Any, strategy: Strategy) -> None:
+    site = Site("docker", (Host("h"),), server, engine=Engine("local", "28.0.0"), names={LAN.address: LAN})
+    spec = ClusterSpec(expose=LAN.address, announce=announce, user="default")
+    chosen = choose_announcement(spec, site)
+    assert (chosen.strategy, chosen.address) == (strategy, LAN.address)
+    assert serves(chosen) == {"host", "network"}
+    reached = reach(chosen, "valkey1", 6380, "172.28.0.3", "172.28.0.1")
+    there = Address(LAN.address, 6380)
+    # The bus stays inside: it knows no passwords.
+    assert reached.published == (there,)
+    assert reached.addresses == NodeAddresses(there, there, there, INSIDE, 16380, there)
+    assert "192.168.1.5" in dict(reached.settings).values()
+    (warning,) = announcement_warnings(chosen, spec, Engine("local", "28.0.0"))
+    assert "can be read by others" in warning
+    assert not announcement_warnings(chosen, replace(spec, tls=True), Engine("local", "28.0.0"))[0].count("--tls")
+
+
+@pytest.mark.parametrize("place", ["nested", "remote", "dind"])
+def test_only_an_engine_of_this_machine_opens_ports_of_it(place: EnginePlace) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose(place, expose=LAN.address)
+    assert caught.value.code == "publish-impossible"
+
+
+@pytest.mark.parametrize("resolved", [FAR, HERE, None])
+def test_an_address_of_another_machine_is_not_opened(resolved: Resolved | None) -> None:
+    with pytest.raises(UsageError, match="is no address of this machine"):
+        choose("local", machine=resolved, expose="me.lan")
 
 
 def test_an_address_of_ours_is_no_name_for_containers() -> None:

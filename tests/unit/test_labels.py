@@ -53,6 +53,7 @@ def expected(plan: Plan) -> Record:
         spec={
             "name": "web1", "nodes": 12, "replicas": 1, "extra_replica_of": [], "base_port": None, "server": None,
             "image": None, "announce": "auto", "announce_host": None, "audience": "auto", "publish": True,
+            "expose": None,
             "ephemeral": False,
             "memory": None, "zones": ["a", "b"], "user": None, "tls": False, "settings": {},
         },
