@@ -40,8 +40,10 @@ FORMAT_VERSION = 1
 NODE_TIMEOUT = "5000"
 """Milliseconds that a node may be silent before the others suspect it: a third of the servers' own default."""
 CONFIG_FILE = "valkey.conf"
-DATA_FOLDER = "/data"
+VOLUME_FOLDER = "/data"
 """Where a container has its volume, as official images do."""
+DATA_FOLDER = f"{VOLUME_FOLDER}/server"
+"""Where its server works: in a folder of the volume, which can be given to the server without starting anything."""
 Role = Literal["primary", "replica"]
 
 _SYMBOL = re.compile(r"\$\{(\w+)\}")

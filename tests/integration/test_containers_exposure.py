@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -22,6 +23,7 @@ import pytest
 
 from .conftest import require_root
 from .containers import Containers, announced_by, make, mapped_name, remove
+from .libraries import keys_through, printed_by
 
 # One group for all that touches interfaces or the firewall.
 pytestmark = [
@@ -321,5 +323,32 @@ def test_a_name_of_the_local_network_opens_the_ports_there_and_says_so(container
     with neighbour() as namespace:
         found = dial_from(namespace, [(address, port) for port in sorted(block)])
     assert {each for each, outcome in found.items() if outcome == "open"} == opened
+    containers.ok("delete")
+    containers.assert_nothing_left()
+
+
+def test_an_address_of_the_local_network_is_opened_with_a_password(containers: Containers) -> None:
+    address = own_address()
+    asked = ("--nodes", 3, "--replicas", 0, "--publish", address)
+    assert "without a password (password-demanded)" in containers.fails(2, *asked)
+    assert "is no address of this machine" in containers.fails(2, *asked[:5], "203.0.113.7")
+    containers.assert_nothing_left()
+    done = containers(*asked, "--generate-password")
+    assert done.returncode == 0, done.stderr
+    assert f"the ports are open to the network of {address}, and what is sent there can be read" in done.stderr
+    document = containers.json("status")
+    ports = containers.ports()
+    assert [node["addresses"]["announced"] for node in document["nodes"]] == [f"{address}:{port}" for port in ports]
+    # The bus, which knows no passwords, stays inside.
+    block = {*ports, *(port + 10000 for port in ports)}
+    assert {each for each in listeners() if each[1] in block} == {(address, port) for port in ports}
+    password = Path(document["login"]["password_file"]).read_text()
+    with neighbour() as namespace:
+        argv = keys_through("redis-py", (address, ports[0]), "neighbour", 100)
+        words = ["env", f"KEYS_PASSWORD={password}", "ip", "netns", "exec", namespace, *argv]
+        assert printed_by(words) == "100\n"
+        found = dial_from(namespace, [(address, port) for port in sorted(block)])
+    assert {each for each, outcome in found.items() if outcome == "open"} == {(address, port) for port in ports}
+    assert containers.ok("doctor").count("error") == 0
     containers.ok("delete")
     containers.assert_nothing_left()

@@ -44,7 +44,7 @@ def inspected(containers: Containers) -> list[dict[str, Any]]:
 
 def config_file(containers: Containers, index: int) -> tuple[tarfile.TarInfo, str]:
     """The configuration of a node, as the engine hands it out."""
-    chunks, _ = containers.container(index).get_archive("/data/valkey.conf")
+    chunks, _ = containers.container(index).get_archive("/data/server/valkey.conf")
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
         (entry,) = archive.getmembers()
         file = archive.extractfile(entry)
@@ -58,6 +58,7 @@ def test_a_container_has_no_power(containers_of_two: Containers) -> None:
         config, host = each["Config"], each["HostConfig"]
         assert config["User"] == "999:999"
         assert host["CapDrop"] == ["ALL"]
+        assert host["ReadonlyRootfs"] is True
         assert not host["CapAdd"]
         assert host["SecurityOpt"] == ["no-new-privileges"]
         assert (host["Privileged"], host["PublishAllPorts"]) == (False, False)
@@ -129,20 +130,20 @@ def test_the_configuration_is_a_file_that_only_the_server_reads(containers_of_tw
         assert (oct(entry.mode & 0o7777), entry.uid, entry.gid) == ("0o400", 999, 999)
         assert 'maxmemory "12345678"' in text
         assert each["Config"]["Entrypoint"] == ["valkey-server"]
-        assert each["Config"]["Cmd"] == ["/data/valkey.conf"]
+        assert each["Config"]["Cmd"] == ["/data/server/valkey.conf"]
         assert each["Config"]["Env"] == image["Env"]
 
 
 @TOGETHER
 def test_the_folder_of_the_data_is_the_servers(containers_of_two: Containers) -> None:
-    chunks, found = containers_of_two.container(0).get_archive("/data")
+    chunks, found = containers_of_two.container(0).get_archive("/data/server")
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
         members = {entry.name: entry for entry in archive.getmembers()}
     assert found is not None
-    assert found["name"] == "data"
-    assert (oct(members["data"].mode & 0o7777), members["data"].uid) == ("0o700", 999)
+    assert found["name"] == "server"
+    assert (oct(members["server"].mode & 0o7777), members["server"].uid) == ("0o700", 999)
     assert {entry.uid for entry in members.values()} == {999}
-    assert {"data/nodes.conf", "data/appendonlydir", "data/valkey.conf"} <= members.keys()
+    assert {"server/nodes.conf", "server/appendonlydir", "server/valkey.conf"} <= members.keys()
 
 
 @TOGETHER

@@ -277,20 +277,21 @@ def test_archives_hold_what_was_packed_for_the_server_alone() -> None:
     import io
     import tarfile
 
-    packed = pack("/data", {"valkey.conf": b'port "6379"\n', "secret": b"\x00\xff"})
+    packed = pack("data/server", {"valkey.conf": b'port "6379"\n', "secret": b"\x00\xff"})
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         entries = {each.name: (each.mode, each.uid, each.gid) for each in archive}
     assert entries == {
-        "data": (0o700, 999, 999),
-        "data/valkey.conf": (0o400, 999, 999),
-        "data/secret": (0o400, 999, 999),
+        "data": (0o755, 0, 0),
+        "data/server": (0o700, 999, 999),
+        "data/server/valkey.conf": (0o400, 999, 999),
+        "data/server/secret": (0o400, 999, 999),
     }
     assert unpack_one([packed[:700], packed[700:]]) == b'port "6379"\n'
 
 
 def test_an_archive_without_a_file() -> None:
     with pytest.raises(ValueError, match="holds no file"):
-        unpack_one([pack("/data", {})])
+        unpack_one([pack("server", {})])
 
 
 async def test_a_vantage_that_cannot_be_entered_reaches_nothing(listener: int) -> None:

@@ -62,7 +62,7 @@ def test_a_node_and_its_container() -> None:
     assert dict(node.settings) == {
         "port": "6380",
         "bind": "0.0.0.0",
-        "dir": "/data",
+        "dir": "/data/server",
         "logfile": "",
         "cluster-announce-ip": inside,
         "protected-mode": "no",

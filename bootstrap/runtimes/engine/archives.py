@@ -5,21 +5,32 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 
 SERVER_UID = 999
 """The user that servers run as: the one that official images make for it."""
 
 
 def pack(folder: str, files: Mapping[str, bytes]) -> bytes:
-    """An archive for the root of a container: the folder, open to the server alone, and files only it can read."""
+    """An archive with a folder that is open to the server alone, and files in it that only it can read.
+
+    Args:
+        folder: its path; those above it are made, too.
+        files: name -> content.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        top = tarfile.TarInfo(folder.strip("/"))
+        *above, _ = PurePosixPath(folder).parts
+        for depth in range(len(above)):
+            entry = tarfile.TarInfo("/".join(above[: depth + 1]))
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(entry)
+        top = tarfile.TarInfo(folder)
         top.type, top.mode = tarfile.DIRTYPE, 0o700
         top.uid = top.gid = SERVER_UID
         archive.addfile(top)
         for name, content in files.items():
-            entry = tarfile.TarInfo(f"{top.name}/{name}")
+            entry = tarfile.TarInfo(f"{folder}/{name}")
             entry.size, entry.mode = len(content), 0o400
             entry.uid = entry.gid = SERVER_UID
             archive.addfile(entry, io.BytesIO(content))

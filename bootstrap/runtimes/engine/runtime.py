@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import anyio
@@ -30,7 +30,16 @@ from bootstrap.errors import BootstrapError, Conflict, RuntimeUnavailable, Taken
 from bootstrap.events import Reporter
 from bootstrap.judging.evidence import Server
 from bootstrap.planning.addressing import Address
-from bootstrap.planning.plan import CONFIG_FILE, DATA_FOLDER, Container, Facts, Plan, PlannedNode, bind
+from bootstrap.planning.plan import (
+    CONFIG_FILE,
+    DATA_FOLDER,
+    VOLUME_FOLDER,
+    Container,
+    Facts,
+    Plan,
+    PlannedNode,
+    bind,
+)
 from bootstrap.planning.site import Engine, EnginePlace, Host, Site
 from bootstrap.planning.spec import DEFAULT_IMAGE, Pull
 from bootstrap.planning.subnets import Network
@@ -405,7 +414,7 @@ class EngineRuntime:
             if found is not None and found["State"] in _UP:
                 return
             container = found["Id"] if found is not None else self._create(network, node, node.container)
-            self._api.put_archive(container, "/", pack(DATA_FOLDER, files))
+            self._put_files(container, files, volume=bool(node.container.volume))
             self._api.start(container)
 
     def _put(self, name: str, node: str, files: Mapping[str, bytes]) -> None:
@@ -413,14 +422,21 @@ class EngineRuntime:
             found = self._container(name, node)
             if found is None:
                 raise not_running(name, node)
-            self._api.put_archive(found["Id"], "/", pack(DATA_FOLDER, files))
+            volumes = {each.get("Destination") for each in found.get("Mounts") or ()}
+            self._put_files(found["Id"], files, volume=VOLUME_FOLDER in volumes)
+
+    def _put_files(self, container: str, files: Mapping[str, bytes], *, volume: bool) -> None:
+        # Only into a volume where everything else can be read only.
+        root = PurePosixPath(VOLUME_FOLDER if volume else "/")
+        folder = str(PurePosixPath(DATA_FOLDER).relative_to(root))
+        self._api.put_archive(container, str(root), pack(folder, files))
 
     def _create(self, network: Mapping[str, Any], node: PlannedNode, wanted: Container) -> str:
         api = self._api
         own_labels = labels.node_labels(network["Labels"], node)
         mounts = []
         if wanted.volume:
-            mounts = [Mount(DATA_FOLDER, wanted.volume, no_copy=True, labels=own_labels)]
+            mounts = [Mount(VOLUME_FOLDER, wanted.volume, no_copy=True, labels=own_labels)]
         host_config = api.create_host_config(
             network_mode=network["Id"],
             port_bindings=_bindings(wanted.published),
@@ -436,6 +452,8 @@ class EngineRuntime:
             # A server needs none of root's powers.
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
+            # It writes its data and nothing else. Files cannot be put into a container that has no volume then.
+            read_only=bool(wanted.volume),
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": LOG_BYTES, "max-file": "2"}),
         )
         endpoint_config = api.create_endpoint_config(ipv4_address=wanted.address)
