@@ -137,6 +137,21 @@ def test_a_certificate_is_for_every_address(tls: Tls) -> None:
     assert hosts_of(tls.shown(tls.ports[1])) == {"127.0.0.1", "::1", "localhost"}
 
 
+def settled(tls: Tls) -> None:
+    """Nothing is wrong any more."""
+    causes: set[Any] = set()
+
+    def clean() -> bool:
+        nonlocal causes
+        causes = tls.causes()
+        return not causes
+
+    try:
+        until(clean, 60)
+    except AssertionError:
+        pytest.fail(f"{causes}\n{tls.command('doctor').stdout}")
+
+
 def keep(tls: Tls, index: int, pair: Pair) -> None:
     (tls.secrets / f"valkey{index}.crt").write_bytes(pair.certificate)
     (tls.secrets / f"valkey{index}.key").write_bytes(pair.key)
@@ -180,7 +195,7 @@ def test_a_certificate_that_is_not_accepted(tls: Tls, hosts: list[str], trusted:
     (kept / "node.key").write_bytes(before.key)
     with redis.Redis(port=tls.ports[5], ssl=True, ssl_cert_reqs="none", password=tls.password) as client:
         client.execute_command("CONFIG", "SET", "tls-cert-file", "node.crt", "tls-key-file", "node.key")
-    until(lambda: tls.causes() == set(), 30)
+    settled(tls)
 
 
 def test_tls_on_one_side_only(tls: Tls) -> None:
@@ -190,7 +205,7 @@ def test_tls_on_one_side_only(tls: Tls) -> None:
     tls.documented("tls-one-side", "one node does not speak TLS")
     with redis.Redis(port=tls.ports[3], password=tls.password) as client:
         client.execute_command("CONFIG", "SET", "port", "0", "tls-port", tls.ports[3])
-    until(lambda: tls.causes() == set(), 30)
+    settled(tls)
 
 
 # Certificates that are given.
