@@ -62,6 +62,7 @@ class RedisNode:
         self.address = address
         encryption = credentials.encryption
         self._encrypted = encryption is not None
+        self._unshown = encryption is not None and not encryption.certificate
         kind = Connection if encryption is None else partial(SSLConnection, **_trust(encryption))
         self._connection = kind(
             host=address.host,
@@ -116,6 +117,13 @@ class RedisNode:
         if found := next((each for each in chain if isinstance(each, ssl.SSLCertVerificationError)), None):
             words = mid_sentence(found.verify_message)
             return Unreachable(f"{self.address} shows a certificate that is not accepted: {words}", code="certificate")
+        demanded = any(isinstance(each, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(each.reason) for each in chain)
+        if demanded or (self._unshown and any(isinstance(each, ConnectionResetError) for each in chain)):
+            # Which of both arrives first is chance.
+            words = (
+                f"{self.address} hangs up, as servers do that want to be shown a certificate (--tls-cert, --tls-key)"
+            )
+            return Unreachable(words)
         if any(isinstance(each, ssl.SSLError) for each in chain):
             return Unreachable(f"{self.address} does not answer in TLS", code="tls")
         return None

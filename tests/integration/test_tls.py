@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ import redis
 import bootstrap
 from bootstrap.operations.certificates import Pair, hosts_of, make_authority, make_certificate
 
-from .conftest import Command, end_servers, find_server, until
+from .conftest import Command, end_servers, find_server, free_block, until
 from .containers import Containers, make, remove, run_inside
 from .libraries import keys_through, printed_by
 from .verdicts import check, finding_in, plain
@@ -248,6 +249,45 @@ def test_a_server_without_tls(command: Command) -> None:
     assert "it was built without TLS (server-no-tls)" in told
     assert "take a server with TLS by --server" in told
     command.assert_nothing_left()
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """Servers of somebody else, which want to be shown certificates: their addresses, and flags for them."""
+    authority = make_authority("theirs")
+    (tmp_path / "ca").write_bytes(authority.certificate)
+    started, ports = [], [free_block(1) for _ in range(3)]
+    try:
+        for port in ports:
+            folder = tmp_path / str(port)
+            folder.mkdir()
+            pair = make_certificate(authority, "theirs", ["127.0.0.1"])
+            (folder / "cert").write_bytes(pair.certificate)
+            (folder / "key").write_bytes(pair.key)
+            settings = {
+                "port": 0, "tls-port": port, "tls-cluster": "yes", "tls-replication": "yes", "cluster-enabled": "yes",
+                "tls-cert-file": folder / "cert", "tls-key-file": folder / "key", "tls-ca-cert-file": tmp_path / "ca",
+                "dir": folder, "save": "",
+            }  # fmt: skip
+            words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+            with (folder / "log").open("wb") as log:
+                started.append(subprocess.Popen([find_server("redis-7.0"), *words], stdout=log))
+        shown = tmp_path / str(ports[0])
+        flags = ["--tls-ca", tmp_path / "ca", "--tls-cert", shown / "cert", "--tls-key", shown / "key"]
+        yield [f"127.0.0.1:{port}" for port in ports], list(map(str, flags))
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
+
+
+def test_servers_of_somebody_else(command: Command, theirs: tuple[list[str], list[str]]) -> None:
+    where, flags = theirs
+    until(lambda: command("status", where[2], *flags).returncode == 0)
+    command.ok("form", *where, *flags)
+    assert command.ok("doctor", where[1], *flags) == f'Cluster "{where[1]}" is healthy: 3 nodes\n'
+    told = command.fails(5, "status", where[0], *flags[:2])
+    assert "hangs up, as servers do that want to be shown a certificate (--tls-cert, --tls-key)" in told
 
 
 async def test_as_a_library() -> None:
