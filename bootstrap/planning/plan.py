@@ -31,7 +31,14 @@ from bootstrap.planning.placement import Place, Placement, describe, place
 from bootstrap.planning.ports import choose_block
 from bootstrap.planning.site import Host, ServerInfo, Site
 from bootstrap.planning.slots import SlotRange
-from bootstrap.planning.spec import RESERVED_SETTINGS, ClusterSpec, memory_bytes, node_name, replica_counts
+from bootstrap.planning.spec import (
+    DANGEROUS_SETTINGS,
+    RESERVED_SETTINGS,
+    ClusterSpec,
+    memory_bytes,
+    node_name,
+    replica_counts,
+)
 from bootstrap.planning.subnets import Network, choose_network
 from bootstrap.planning.text import plural
 
@@ -557,6 +564,11 @@ def _arithmetic(spec: ClusterSpec, counts: Sequence[int]) -> str:
 
 def _warnings(spec: ClusterSpec, site: Site, counts: Sequence[int]) -> tuple[str, ...]:
     warnings = _quorum_warning(len(counts), spec.replicas)
+    warnings += tuple(
+        f"{key} {spec.settings[key]} {why}"
+        for key, why in DANGEROUS_SETTINGS.items()
+        if spec.settings.get(key, "no") not in ("no", "")
+    )
     if spec.zones and not site.server.has("availability-zone"):
         warnings += (f"{site.server} has no availability-zone setting: zones guide the placement only",)
     return warnings

@@ -107,6 +107,16 @@ RESERVED_SETTINGS: Mapping[str, str] = {
 """Server settings that ``--set`` refuses, each with the reason."""
 
 
+DANGEROUS_SETTINGS: Mapping[str, str] = {
+    "enable-debug-command": "lets clients crash and stop it (DEBUG)",
+    "enable-module-command": "lets clients load code into it (MODULE LOAD)",
+    "enable-protected-configs": "lets clients write files anywhere (CONFIG SET dir)",
+    "loadmodule": "loads code into it",
+    "unixsocket": "opens another way in, beside its ports",
+}
+"""Server settings that ``--set`` takes and warns of, each with the reason."""
+
+
 class SpecFields(TypedDict, total=False):
     """The fields of a `ClusterSpec` as keyword arguments."""
 

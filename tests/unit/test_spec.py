@@ -10,6 +10,7 @@ from bootstrap.errors import SpecError
 from bootstrap.planning.plan import build_plan, render_config
 from bootstrap.planning.site import Site
 from bootstrap.planning.spec import (
+    DANGEROUS_SETTINGS,
     DEFAULT_IMAGE,
     MAX_ANNOUNCED,
     RESERVED_SETTINGS,
@@ -309,3 +310,11 @@ def test_a_value_is_quoted_as_servers_read_it() -> None:
     spec = ClusterSpec(runtime="process", nodes=1, replicas=0, settings={"logfile-like": 'a "b" \\c ${folder}'})
     (node,) = build_plan(spec, Site.assumed(spec)).nodes
     assert render_config(node).decode().splitlines()[-1] == 'logfile-like "a \\"b\\" \\\\c ${folder}"'
+
+
+@pytest.mark.parametrize("key", DANGEROUS_SETTINGS)
+def test_a_dangerous_setting_is_warned_of(key: str) -> None:
+    asked = ClusterSpec(settings={key: "yes"})
+    (warning,) = build_plan(asked, Site.assumed(asked)).warnings
+    assert warning == f"{key} yes {DANGEROUS_SETTINGS[key]}"
+    assert not build_plan(ClusterSpec(settings={key: "no"}), Site.assumed()).warnings
