@@ -15,7 +15,7 @@ import anyio
 
 from bootstrap.errors import UsageError
 from bootstrap.events import Observer, Reporter
-from bootstrap.formation.base import Credentials
+from bootstrap.formation.base import Credentials, Encryption
 from bootstrap.operations.choosing import only, refuse_unasked
 from bootstrap.operations.create import Created, CreateOptions
 from bootstrap.operations.deployment import Access, Deployment, Node, resolve_node
@@ -240,6 +240,7 @@ async def form(
     replicas: int = 0,
     password: str | None = None,
     username: str | None = None,
+    ca: str | None = None,
     observer: Observer | None = None,
     timeout: float = 60.0,
 ) -> Cluster:
@@ -250,6 +251,7 @@ async def form(
         replicas: replicas of each primary.
         password: their password, if they ask for one.
         username: the user that it is for; None for the default user.
+        ca: certificates of the authorities to trust where connections are encrypted, PEM; "" trusts the system's.
         observer: told every event.
         timeout: seconds.
 
@@ -260,7 +262,7 @@ async def form(
     from bootstrap.operations.form import parse_targets
 
     made = await run(
-        parse_targets(servers), replicas, access_with(password, username), observer=observer, timeout=timeout
+        parse_targets(servers), replicas, access_with(password, username, ca), observer=observer, timeout=timeout
     )
     return Cluster(made.deployment, made.plan)
 
@@ -269,6 +271,7 @@ async def attach(
     *where: str,
     password: str | None = None,
     username: str | None = None,
+    ca: str | None = None,
     runtime: RuntimeKind = "auto",
     state_root: str | None = None,
 ) -> Cluster:
@@ -278,6 +281,8 @@ async def attach(
         where: the name of a cluster of ours, or addresses (``host:port``) of nodes of any cluster.
         password: the servers' password, if they ask for one.
         username: the user that it is for; None for the default user.
+        ca: certificates of the authorities to trust where connections are encrypted, PEM; "" trusts the system's. Of
+            clusters of ours password and certificates are known where they are kept.
         runtime: where to look for clusters of ours; ``auto`` looks everywhere.
         state_root: where clusters of local processes are kept.
 
@@ -289,7 +294,7 @@ async def attach(
     from bootstrap.operations.discover import discover
     from bootstrap.operations.form import parse_targets
 
-    access = access_with(password, username)
+    access = access_with(password, username, ca)
     if any(":" in text for text in where):
         return Cluster(await discover([target.address for target in parse_targets(where)], access))
     if len(where) > 1:
@@ -330,11 +335,11 @@ def embedded_spec(spec: ClusterSpec | None, fields: SpecFields | Mapping[str, An
     return replace(spec, **fields)
 
 
-def access_with(password: str | None = None, username: str | None = None) -> Access:
+def access_with(password: str | None = None, username: str | None = None, ca: str | None = None) -> Access:
     """How nodes are reached from here; redis-py is imported only when this is called."""
     from bootstrap.formation.client import connector
 
-    return Access(connector, Credentials(password, username))
+    return Access(connector, Credentials(password, username, None if ca is None else Encryption(ca)))
 
 
 async def find(name: str | None, runtime: str = "auto", *, state_root: str | None = None) -> Found:

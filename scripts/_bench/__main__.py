@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from scripts._bench.cold import KINDS, Kind, run_cold
+from scripts._bench.encrypted import run_encrypted
 from scripts._bench.failures import Failure
 from scripts._bench.formation import CASES, TOOLS, Case, Setting, Tool
 from scripts._bench.machine import wheel_file
@@ -100,6 +102,19 @@ def draw(file: Path, picture: Path | None) -> None:
 def cold(nodes: int, kinds: tuple[Kind, ...], runs: int, server: str | None) -> None:
     """Measure the whole command from nothing, beside the time that its servers need to call themselves ok."""
     for line in run_cold(kinds, nodes, runs, find_server(server), tell):
+        click.echo(line)
+
+
+@bench.command()
+@click.option("--nodes", default="6,24", show_default=True, metavar="N,...", callback=_numbers, help="Which sizes.")
+@runs_option
+@click.option("--server", metavar="PATH", help="A server with TLS.  [default: redis-server of the PATH]")
+def tls(nodes: list[int], runs: int, server: str | None) -> None:
+    """Measure the whole command with TLS and without, in turn."""
+    found = server or shutil.which("redis-server")
+    if found is None:
+        raise Failure("there is no redis-server", "give a server with TLS by --server PATH")
+    for line in run_encrypted(nodes, runs, found, tell):
         click.echo(line)
 
 

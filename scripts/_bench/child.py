@@ -53,6 +53,10 @@ class Child:
         self._waiter = threading.Thread(target=self._wait, daemon=True)
         self._waiter.start()
 
+    def join(self, seconds: float) -> None:
+        """Wait until it has ended, at most so long."""
+        self._waiter.join(seconds)
+
     def stop(self) -> None:
         """Kill it if it still runs, and collect it."""
         if self.ended is None:

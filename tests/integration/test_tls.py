@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import docker
 import pytest
 import redis
@@ -301,6 +302,11 @@ async def test_as_a_library() -> None:
         assert await client.get("key") == "value"
         await client.aclose()
         assert (await made.doctor()).healthy
+        where = str(made.endpoints()[1])
+        ca = await anyio.Path(kwargs["ssl_ca_certs"]).read_text()
+        theirs = await bootstrap.attach(where, password="x", ca=ca)
+        assert (await theirs.status()).healthy
+        assert theirs.connection_kwargs().keys() == {"host", "port", "ssl", "ssl_ca_data", "password"}
 
 
 # Containers.
