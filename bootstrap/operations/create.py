@@ -16,7 +16,7 @@ from bootstrap.operations.login import Login, open_deployment, with_user
 from bootstrap.operations.protection import Certificates, Protection, protect
 from bootstrap.operations.rollback import delete_command, rollback
 from bootstrap.operations.starting import start_nodes, watching
-from bootstrap.planning.plan import CERTIFICATE_FILE, KEY_FILE, Facts, Plan, bind, build_plan
+from bootstrap.planning.plan import CA_FILE, CERTIFICATE_FILE, KEY_FILE, Facts, Plan, bind, build_plan
 from bootstrap.planning.spec import ClusterSpec
 from bootstrap.planning.text import plural
 from bootstrap.runtimes import choose_runtime
@@ -144,7 +144,7 @@ class _Creation:
         async with rollback(runtime, spec.name, reporter, made=record is None, retain=self.options.retain):
             plan = bind(plan, await self._prepare(plan, exists=record is not None))
             renewed = await in_thread(protection.tls.prepare, plan.nodes) if protection.tls else ()
-            if protection.kept:
+            if protection.kept and record is None:
                 await runtime.keep(spec.name, protection.kept)
             made = await record_of(spec.name, runtime)
             assert made is not None, "prepare records the cluster"
@@ -180,6 +180,9 @@ class _Creation:
                 fresh=existing.fresh,
             )
             record = await renew(formation, record, self.runtime, protection, existing.renewed)
+            if protection.kept and not existing.fresh:
+                # Not before the servers have them: a command that is killed in between is repeated from the start.
+                await self.runtime.keep(plan.name, protection.kept)
             started = await start_nodes(formation, record, self.runtime, protection)
             async with watching(plan, self.runtime):
                 views, formed = await form_and_prove(formation, own_window(plan))
@@ -201,6 +204,9 @@ class _Existing:
     fresh: bool
 
 
+_TLS_FILES = ("tls-ca-cert-file", CA_FILE, "tls-cert-file", CERTIFICATE_FILE, "tls-key-file", KEY_FILE)
+
+
 async def renew(
     formation: Formation, record: Record, runtime: Runtime, protection: Protection, renewed: Sequence[str]
 ) -> Record:
@@ -217,7 +223,7 @@ async def renew(
         for name in running:
             await runtime.put(plan.name, name, protection.tls.files(name))
             # The same names again: the files are read anew.
-            reload = ("CONFIG", "SET", "tls-cert-file", CERTIFICATE_FILE, "tls-key-file", KEY_FILE)
+            reload = ("CONFIG", "SET", *_TLS_FILES)
             try:
                 await clients.run_checked({name: [reload]})
             except NodeFailed as error:

@@ -44,12 +44,14 @@ class ServerTls:
         authority: signs the nodes' certificates; None where all nodes show one that was given.
         given: that one.
         issued: nodes' certificates that were made before, by node.
+        shown: the one that all nodes have shown so far, None if there was none.
     """
 
     ca: bytes = field(repr=False)
     authority: Pair | None = field(default=None, repr=False)
     given: Pair | None = field(default=None, repr=False)
     issued: dict[str, Pair] = field(default_factory=dict, repr=False)
+    shown: Pair | None = field(default=None, repr=False)
 
     @property
     def encryption(self) -> Encryption:
@@ -76,7 +78,7 @@ class ServerTls:
 
         if self.given is not None:
             _refuse_missing(certificates.hosts_of(self.given.certificate), nodes)
-            return ()
+            return () if self.given == self.shown else tuple(node.name for node in nodes)
         assert self.authority is not None, "one of both"
         renewed = []
         for node in nodes:
@@ -137,12 +139,13 @@ def protect(
 def _encrypt(spec: ClusterSpec, given: Certificates | None, record: Record | None, kept: Secrets) -> ServerTls:
     from bootstrap.operations.certificates import Pair, make_authority
 
+    files = kept.files
+    shown = Pair(files[CERTIFICATE_FILE], files[KEY_FILE]) if CERTIFICATE_FILE in files and KEY_FILE in files else None
     if given is not None:
         pair = Pair(given.certificate.encode(), given.key.encode())
-        return ServerTls(given.ca.encode(), given=pair)
-    files = kept.files
-    if CA_FILE in files and CERTIFICATE_FILE in files:
-        return ServerTls(files[CA_FILE], given=Pair(files[CERTIFICATE_FILE], files[KEY_FILE]))
+        return ServerTls(given.ca.encode(), given=pair, shown=shown)
+    if CA_FILE in files and shown is not None:
+        return ServerTls(files[CA_FILE], given=shown, shown=shown)
     if CA_FILE in files and AUTHORITY_KEY_FILE in files:
         names = [name.removesuffix(".crt") for name in files if name.endswith(".crt") and name != CA_FILE]
         issued = {name: Pair(files[f"{name}.crt"], files[f"{name}.key"]) for name in names if f"{name}.key" in files}

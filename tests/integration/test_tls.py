@@ -229,7 +229,15 @@ def test_certificates_that_are_given(command: Command, tmp_path: Path) -> None:
     port = int(made["nodes"][0]["addresses"]["host"].rpartition(":")[2])
     assert ssl.get_server_certificate(("127.0.0.1", port)).encode() == (tmp_path / "cert").read_bytes()
     command.ok("doctor")
-    command.ok(*SIX)
+    assert "nothing was changed" in command(*SIX).stderr
+    # Another one, of another authority: all servers show it then.
+    (tmp_path / "new").mkdir()
+    others = [word for pair in given(tmp_path / "new", "127.0.0.1") for word in pair]
+    done = command(*SIX, *others)
+    assert done.returncode == 0, done.stderr
+    assert "Renewed 6 certificates" in done.stderr
+    assert ssl.get_server_certificate(("127.0.0.1", port)).encode() == (tmp_path / "new" / "cert").read_bytes()
+    assert command.ok("doctor").endswith("is healthy: 6 nodes\n")
 
 
 @pytest.mark.parametrize(
