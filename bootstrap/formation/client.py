@@ -10,7 +10,6 @@ import os
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import anyio
@@ -25,7 +24,6 @@ from bootstrap.formation.base import (
     Command,
     Connect,
     Credentials,
-    Encryption,
     NodeClient,
     Reply,
     ServerError,
@@ -48,9 +46,12 @@ def connector(credentials: Credentials | None = None, *, timeout: float = 2.0) -
         credentials: the login, if the servers ask for one.
         timeout: seconds for connecting and for each round trip.
     """
+    known = credentials or Credentials()
+    # One for all connections: making it takes some milliseconds, and twenty where the system's authorities are read.
+    context = known.encryption.context() if known.encryption else None
 
     async def connect(address: Address) -> NodeClient:
-        return RedisNode(address, credentials or Credentials(), timeout)
+        return RedisNode(address, known, timeout, context)
 
     return connect
 
@@ -58,12 +59,14 @@ def connector(credentials: Credentials | None = None, *, timeout: float = 2.0) -
 class RedisNode:
     """A `NodeClient` over one redis-py connection, RESP2."""
 
-    def __init__(self, address: Address, credentials: Credentials, timeout: float) -> None:
+    def __init__(
+        self, address: Address, credentials: Credentials, timeout: float, context: ssl.SSLContext | None = None
+    ) -> None:
         self.address = address
         encryption = credentials.encryption
         self._encrypted = encryption is not None
         self._unshown = encryption is not None and not encryption.certificate
-        kind = Connection if encryption is None else partial(SSLConnection, **_trust(encryption))
+        kind = Connection if encryption is None else SSLConnection
         self._connection = kind(
             host=address.host,
             port=address.port,
@@ -78,6 +81,9 @@ class RedisNode:
             protocol=2,
             driver_info=None,
         )
+        if isinstance(self._connection, SSLConnection):
+            # redis-py's own would also trust the system's authorities, and be made anew for each connection.
+            self._connection.ssl_context.context = context
 
     async def run(self, *commands: Command) -> Sequence[Reply]:
         """See `NodeClient.run`."""
@@ -190,15 +196,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _trust(encryption: Encryption) -> dict[str, Any]:
-    """How redis-py is told whom to trust, and what to show; `cluster_client` takes the same."""
-    return {
-        "ssl_ca_data": encryption.ca or None,
-        "ssl_certfile": encryption.certificate or None,
-        "ssl_keyfile": encryption.key or None,
-    }
 
 
 _FULL = "max number of clients"
