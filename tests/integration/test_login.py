@@ -26,7 +26,7 @@ pytestmark = pytest.mark.servers
 
 SECRET = 'horse "battery" \\staple# ürsel'
 SIX = ("--nodes", 6, "--replicas", 1)
-KEYS = 200
+KEYS = 1000
 
 
 @pytest.fixture(scope="module")

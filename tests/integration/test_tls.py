@@ -28,7 +28,7 @@ from .verdicts import check, finding_in, plain
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("tls")]
 
 SIX = ("--nodes", 6, "--replicas", 1)
-KEYS = 200
+KEYS = 1000
 LIBRARIES = ("redis-py", "valkey-py", "ioredis", "iovalkey")
 
 
