@@ -33,7 +33,7 @@ from bootstrap.formation.base import (
 )
 from bootstrap.judging.views import View
 from bootstrap.planning.addressing import Address
-from bootstrap.planning.text import mid_sentence
+from bootstrap.planning.text import harmless, mid_sentence
 
 PLAIN_SECONDS = 1.0
 """How long a server that was silent in TLS may take to answer in plain text."""
@@ -152,13 +152,13 @@ class RedisNode:
 
     async def _read(self) -> Reply:
         try:
-            return await self._connection.read_response(disconnect_on_error=False)
+            return _harmless(await self._connection.read_response(disconnect_on_error=False))
         except redis_errors.ConnectionError:
             raise
         except redis_errors.ResponseError as error:
             # redis-py drops the code of the errors it has a class for ("NOAUTH ", "LOADING "); it is put back, since
             # the code is what the judgements read.
-            return ServerError(_with_code(error))
+            return ServerError(harmless(_with_code(error)))
 
     async def look(self) -> View:
         """See `NodeClient.look`."""
@@ -178,8 +178,15 @@ def _plain(error: Exception) -> str:
     if isinstance(cause, OSError) and cause.errno:
         # asyncio words a refused connection by itself; the resolver's numbers are negative and have their own words.
         return (os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(cause)).lower()
-    text = str(error).rstrip(".")
+    text = harmless(str(error)).rstrip(".")
     return text[:1].lower() + text[1:]
+
+
+def _harmless(reply: Reply) -> Reply:
+    """A reply that cannot control the terminal on which parts of it are shown."""
+    if isinstance(reply, str):
+        return harmless(reply)
+    return [_harmless(each) for each in reply] if isinstance(reply, list) else reply
 
 
 async def _speaks_plainly(address: Address) -> bool:

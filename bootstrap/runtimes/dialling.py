@@ -12,6 +12,7 @@ from typing import Literal
 import anyio
 
 from bootstrap.judging.evidence import Contact, Outcome
+from bootstrap.planning.text import harmless
 from bootstrap.runtimes.base import Ask
 
 ANSWER_BYTES = 1024
@@ -123,7 +124,7 @@ async def _answer(made: socket.socket, timeout: float, ask: Question) -> str:
     except (TimeoutError, OSError):
         # What has come before is an answer, too: a server that turns clients away says why, and hangs up.
         pass
-    lines = content.decode(errors="replace").splitlines()
+    lines = harmless(content.decode(errors="replace")).splitlines()
     if not lines:
         return ""
     return lines[0] if lines[0].startswith("-") else lines[-1]
