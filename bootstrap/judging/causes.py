@@ -92,6 +92,9 @@ def _rest(evidence: Evidence, agreement: Agreement, found: list[Finding]) -> Ite
     errors = [finding for finding in found if finding.level == "error"]
     blamed = {finding.node for finding in errors}
     told = {"silent", "mode", "identity", "coverage", "open", "replication", "stranger"}
+    if any(finding.cause == "login-refused" for finding in errors):
+        # No node told anything.
+        return
     down = {name: view.reason for name, view in evidence.views.items() if isinstance(view, Silent)}
     for name, reason in down.items():
         if name not in blamed:

@@ -163,8 +163,10 @@ def _certificate(name: str, view: Silent) -> Finding:
 
 def _login(name: str, view: Silent, accepted: list[str]) -> Finding:
     if not accepted:
-        mend = "give the password with --password-file or VALKEY_BOOTSTRAP_PASSWORD"
-        return Finding(name, "login-refused", "refuses the login", mend, "requirepass", evidence=(view.reason,))
+        # Told once, with what each of them says: it is not the nodes' fault.
+        mend = "give the password with --password-file or VALKEY_BOOTSTRAP_PASSWORD, and its user with --user"
+        words = "no node takes the login"
+        return Finding("", "login-refused", words, mend, evidence=(f"{name} {view.reason}",))
     missing = "required" in view.reason
     words = "asks for a password, and other nodes do not" if missing else "has another password than the other nodes"
     mend = "give all nodes the same: `CONFIG SET requirepass ...` and `CONFIG SET primaryauth ...`"

@@ -114,6 +114,10 @@ def test_what_is_kept_may_be_given_again(protected: Command, password_file: Path
     kept.unlink()
     assert "needs a password, and none is given or kept here (password-missing)" in protected.fails(2, *SIX)
     assert protected("status").stdout.count("refuses the login") + protected("status").stdout.count("NOAUTH") > 0
+    done = protected("doctor")
+    assert done.returncode == 7
+    assert done.stdout.count("no node takes the login (login-refused)") == 1
+    assert done.stdout.count("✗") == 1
     protected.ok("status", "--exit-code", "--password-file", password_file)
     protected.ok(*SIX, "--password-file", password_file)
     assert kept.read_text() == SECRET
