@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -24,8 +25,16 @@ from .containers import Containers, make, remove, run_inside
 from .libraries import keys_through, printed_by
 from .verdicts import check, finding_in, plain
 
-# The server of Debian has TLS; those of the wheels have none.
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("tls")]
+pytestmark = pytest.mark.servers
+
+GIVEN = os.environ.get("VALKEY_BOOTSTRAP_TESTS_TLS_SERVER", "")
+"""The path of a Valkey server with TLS, as `scripts/tls-server` makes one: those of the wheels have none."""
+SERVERS = {"redis-7.0": "", **({"valkey-tls": GIVEN} if GIVEN else {})}
+
+
+def server_with_tls(version: str) -> str:
+    return SERVERS[version] or find_server(version)
+
 
 SIX = ("--nodes", 6, "--replicas", 1)
 KEYS = 1000
@@ -77,10 +86,13 @@ class Tls:
         check(cause, title, plain(finding_in(self.command("doctor").stdout, cause), {}, self.ports))
 
 
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(version, marks=pytest.mark.xdist_group(f"tls-{version}")) for version in SERVERS],
+)
+def tls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
     command = Command(tmp_path_factory.mktemp("tls") / "state")
-    server = find_server("redis-7.0")
+    server = server_with_tls(request.param)
     try:
         command.ok(*SIX, "--tls", "--generate-password", "--base-port", "auto", "--server", server)
         yield Tls(command)
@@ -222,9 +234,10 @@ def given(folder: Path, *hosts: str) -> tuple[tuple[str, Path], ...]:
     return tuple((f"--tls-{name}", folder / name) for name in files)
 
 
-def test_certificates_that_are_given(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", SERVERS)
+def test_certificates_that_are_given(command: Command, tmp_path: Path, version: str) -> None:
     flags = [word for pair in given(tmp_path, "127.0.0.1") for word in pair]
-    command.ok(*SIX, *flags, "--base-port", "auto", "--server", find_server("redis-7.0"))
+    command.ok(*SIX, *flags, "--base-port", "auto", "--server", server_with_tls(version))
     made = command.json("status")
     port = int(made["nodes"][0]["addresses"]["host"].rpartition(":")[2])
     assert ssl.get_server_certificate(("127.0.0.1", port)).encode() == (tmp_path / "cert").read_bytes()
