@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Find out what is wrong with a cluster.")
-@click.argument("servers", nargs=-1, metavar="[HOST:PORT]...")
+@click.argument("servers", nargs=-1, metavar="[NAME | HOST:PORT...]")
 @options.name_option
 @click.option("--quick", is_flag=True, help="Only ask what the nodes believe of each other; nothing is dialled.")
 @click.option(
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def doctor(quick: bool, client: Client | None, **flags: Any) -> None:
     """Say what is wrong with a cluster, which node and setting is to blame, and how to mend it; nothing is changed.
 
-    The cluster is one of ours by --name, or any by the addresses of some of its nodes: the more are given, the more can
-    be said. Every address that nodes and clients are told is dialled, from here and from inside the containers.
+    The cluster is one of ours by its name, or any by the addresses of some of its nodes: the more are given, the more
+    can be said. Every address that nodes and clients are told is dialled, from here and from inside the containers.
 
     Exit code 7 when something keeps the cluster from working; warnings do not.
     """

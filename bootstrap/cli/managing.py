@@ -20,7 +20,7 @@ from bootstrap.errors import UsageError
 
 
 @click.command(short_help="Ask every node of a cluster.")
-@click.argument("servers", nargs=-1, metavar="[HOST:PORT]...")
+@click.argument("servers", nargs=-1, metavar="[NAME | HOST:PORT...]")
 @options.name_option
 @click.option("--exit-code", is_flag=True, help="Exit 7 when it is not healthy.")
 @options.login_options
@@ -29,7 +29,7 @@ from bootstrap.errors import UsageError
 def status(exit_code: bool, **flags: Any) -> None:
     """Ask every node of a cluster; nothing is changed.
 
-    The cluster is one of ours by --name, or any by the addresses of some of its nodes.
+    The cluster is one of ours by its name, or any by the addresses of some of its nodes.
     """
     look, which = take_look(flags), take_which(flags)
     from bootstrap.operations.status import Status, read_status
@@ -74,7 +74,7 @@ def list_clusters(runtime: str, state_root: str | None, **flags: Any) -> None:
 
 
 @click.command(short_help="Wait until a cluster is healthy.")
-@click.argument("servers", nargs=-1, metavar="[HOST:PORT]...")
+@click.argument("servers", nargs=-1, metavar="[NAME | HOST:PORT...]")
 @options.name_option
 @click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="How many nodes it must have.")
 @options.login_options
@@ -84,7 +84,7 @@ def list_clusters(runtime: str, state_root: str | None, **flags: Any) -> None:
 def wait(nodes: int | None, timeout: float, **flags: Any) -> None:
     """Wait until every node agrees on one healthy cluster; nothing is changed.
 
-    The cluster is one of ours by --name, or any by the addresses of some of its nodes.
+    The cluster is one of ours by its name, or any by the addresses of some of its nodes.
     """
     look, which = take_look(flags), take_which(flags)
     observer = choose_progress(look)
@@ -136,16 +136,20 @@ def logs(node: str | None, follow: bool, tail: int | None, export: str | None, *
 
 
 @click.command(short_help="Remove a cluster.")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @options.name_option
 @click.option("--all", "all_", is_flag=True, help="Every cluster.")
 @click.option("--orphans", is_flag=True, help="Clusters whose owner, a program that embeds this one, is gone.")
 @options.where_options
 @options.look_options("text", "json")
-def delete(name: str | None, all_: bool, orphans: bool, runtime: str, state_root: str | None, **flags: Any) -> None:
-    """Remove a cluster: its servers, their data and their logs. It does not ask."""
+def delete(names: tuple[str, ...], all_: bool, orphans: bool, **flags: Any) -> None:
+    """Remove clusters: their servers, data and logs. It does not ask."""
     look = take_look(flags)
-    if sum((name is not None and not from_environment("name"), all_, orphans)) > 1:
-        raise UsageError("--name, --all and --orphans exclude each other", hint="give one of them")
+    name, runtime, state_root = flags["name"], flags["runtime"], flags["state_root"]
+    said = name is not None and not from_environment("name")
+    if sum((bool(names), said, all_, orphans)) > 1:
+        raise UsageError("a name, --name, --all and --orphans exclude each other", hint="give one of them")
+    names = names or ((name,) if name else ())
     from bootstrap.handle import find
     from bootstrap.operations.choosing import refuse_unasked
     from bootstrap.operations.delete import delete as remove
@@ -154,13 +158,13 @@ def delete(name: str | None, all_: bool, orphans: bool, runtime: str, state_root
 
     async def work() -> list[str]:
         if not (all_ or orphans):
-            named = name or (await find(None, runtime, state_root=state_root)).record.name
-            inventory = await everywhere(runtime, state_root=state_root, name=named)
-            return [named] if await delete_named(named, inventory) else []
+            chosen = names or ((await find(None, runtime, state_root=state_root)).record.name,)
+            inventories = {named: await everywhere(runtime, state_root=state_root, name=named) for named in chosen}
+            return [named for named, inventory in inventories.items() if await delete_named(named, inventory)]
         inventory = await everywhere(runtime, state_root=state_root)
         refuse_unasked(inventory.unasked)
-        chosen = [each for each in inventory.found if all_ or each.record.orphan]
-        return [each.record.name for each in chosen if await remove(each.runtime, each.record.name)]
+        going = [each for each in inventory.found if all_ or each.record.orphan]
+        return [each.record.name for each in going if await remove(each.runtime, each.record.name)]
 
     removed = run_work(work, choose_progress(look))
     told = style.stderr(look.color)
@@ -169,5 +173,8 @@ def delete(name: str | None, all_: bool, orphans: bool, runtime: str, state_root
     elif not look.quiet:
         for each in removed:
             told.write(f'Deleted cluster "{each}"')
-        if not removed:
-            told.write(f'There is no cluster "{name}": nothing to delete' if name else "There is nothing to delete")
+        for each in dict.fromkeys(names):
+            if each not in removed:
+                told.write(f'There is no cluster "{each}": nothing to delete')
+        if not removed and not names:
+            told.write("There is nothing to delete")

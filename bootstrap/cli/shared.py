@@ -12,6 +12,7 @@ import click
 from bootstrap.cli import options, running
 from bootstrap.cli.options import Look
 from bootstrap.errors import UsageError
+from bootstrap.planning.spec import is_name
 
 if TYPE_CHECKING:
     from bootstrap.cli.progress import Progress
@@ -45,10 +46,12 @@ def take_look(flags: dict[str, Any]) -> Look:
 
 def take_which(flags: dict[str, Any]) -> Which:
     """Take out of a verb's flags what says which cluster it is for."""
-    servers = flags.pop("servers", ())
+    servers: tuple[str, ...] = flags.pop("servers", ())
     name = flags.pop("name")
-    # A name that only the environment has gives way to addresses.
+    # A name that only the environment has gives way to what was said.
     name = None if servers and from_environment("name") else name
+    if len(servers) == 1 and name is None and is_name(servers[0]):
+        name, servers = servers[0], ()
     credentials = options.take_credentials(flags)
     return Which(name, flags.pop("runtime"), flags.pop("state_root"), servers, credentials)
 
@@ -105,7 +108,7 @@ class Which:
 
     def __post_init__(self) -> None:
         if self.servers and self.name:
-            raise UsageError("--name and addresses exclude each other", hint="leave one of them out")
+            raise UsageError("--name excludes another name and addresses", hint="leave one of them out")
 
     async def find(self, *, every_seed: bool = False) -> Deployment:
         """Its deployment, looked up anew at each call; see `discover`."""

@@ -172,7 +172,7 @@ class _Creation:
             formation = Formation(
                 plan,
                 clients,
-                deployment.access.connect,
+                deployment.access,
                 self.reporter,
                 self.deadline,
                 self.runtime.vantages(record),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,12 @@ class Access:
     def connect(self) -> Connect:
         """How a node is connected to, with this login."""
         return self.connector(self.credentials)
+
+    @property
+    def encryption(self) -> ssl.SSLContext | None:
+        """How connections are encrypted; None in plain text."""
+        found = self.credentials.encryption
+        return found.context() if found else None
 
     def with_login(self, credentials: Credentials) -> Access:
         """The same for another login."""

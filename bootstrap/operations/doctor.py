@@ -84,13 +84,12 @@ async def examine(deployment: Deployment, reporter: Reporter, *, quick: bool = F
         RuntimeUnavailable: the runtime of a cluster of ours cannot be asked.
     """
     async with deployment.clients() as clients:
-        encryption = deployment.access.credentials.encryption
         subject = Subject(
             clients,
             {node.name: node.addresses for node in deployment.nodes},
             announced=deployment.announced,
             cluster=deployment.name if deployment.runtime else "",
-            encryption=encryption.context() if encryption else None,
+            encryption=deployment.access.encryption,
         )
         total = len(deployment.nodes)
         if quick:

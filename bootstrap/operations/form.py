@@ -111,7 +111,7 @@ async def form(
         announce_plan(plan, reporter, exists=exists)
         for assumption in _machines(targets):
             reporter.emit("note.made", message=assumption)
-        formation = Formation(plan, clients, access.connect, reporter, deadline, vantages=(LocalVantage(),), ours=False)
+        formation = Formation(plan, clients, access, reporter, deadline, vantages=(LocalVantage(),), ours=False)
         views, formed = await form_and_prove(formation, await foreign_window(clients))
     seconds = reporter.elapsed
     reporter.emit("cluster.ready", seconds=round(seconds, 3), created=formed, floor=None)

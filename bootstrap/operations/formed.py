@@ -11,7 +11,6 @@ import anyio
 from bootstrap.diagnosis.gathering import Subject, gather
 from bootstrap.errors import Conflict, NodeFailed
 from bootstrap.events import Reporter
-from bootstrap.formation.base import Connect
 from bootstrap.formation.clients import Clients
 from bootstrap.formation.prove import Proof, prove
 from bootstrap.formation.reconcile import not_converged
@@ -21,6 +20,7 @@ from bootstrap.judging.agreement import agree, conforms
 from bootstrap.judging.causes import diagnose
 from bootstrap.judging.evidence import Evidence
 from bootstrap.judging.views import Silent, Views, seen
+from bootstrap.operations.deployment import Access
 from bootstrap.planning.plan import Plan
 from bootstrap.runtimes.base import Vantage
 
@@ -47,7 +47,7 @@ class Formation:
     Args:
         plan: what is asked for, bound.
         clients: all of its nodes, by their control addresses.
-        connect: how the announced addresses are reached.
+        access: how the announced addresses are reached.
         reporter: told about everything.
         deadline: for all of it.
         vantages: the places to dial from when the time has run out.
@@ -57,7 +57,7 @@ class Formation:
 
     plan: Plan
     clients: Clients
-    connect: Connect
+    access: Access
     reporter: Reporter
     deadline: Deadline
     vantages: Sequence[Vantage]
@@ -76,6 +76,7 @@ async def form_and_prove(formation: Formation, window: Window) -> tuple[Views, b
         NotConverged: the deadline passed, with what each node lacks and the likely causes.
     """
     plan, clients, reporter = formation.plan, formation.clients, formation.reporter
+    connect = formation.access.connect
     async with _deadline(formation):
         views = await clients.look()
         if faults := admit(plan, views, ours=formation.ours):
@@ -83,7 +84,7 @@ async def form_and_prove(formation: Formation, window: Window) -> tuple[Views, b
         if not formation.fresh and _complete(plan, views):
             # Whatever an interrupted run left opened is closed; a healthy cluster is otherwise only looked at.
             await restore(window, clients, reporter)
-            return await prove(plan, clients, formation.connect, reporter, Proof(exact=False, write=False)), False
+            return await prove(plan, clients, connect, reporter, Proof(exact=False, write=False)), False
         nodes = seen(views)
         # Straight after formation every node must be what the plan made of it; where there already was something,
         # roles may rightly have moved. A cluster that holds keys is in use: the proof does not write to it.
@@ -92,7 +93,7 @@ async def form_and_prove(formation: Formation, window: Window) -> tuple[Views, b
             write=not any(view.keys for view in nodes.values()),
         )
         async with fast_window(window, clients, reporter) as tempo:
-            views = await prove(plan, clients, formation.connect, reporter, proof, tempo)
+            views = await prove(plan, clients, connect, reporter, proof, tempo)
         return views, True
 
 
@@ -128,6 +129,7 @@ async def _evidence(formation: Formation) -> Evidence:
         announced=plan.announced,
         vantages=formation.vantages,
         cluster=plan.name if formation.ours else "",
+        encryption=formation.access.encryption,
     )
     with anyio.move_on_after(EVIDENCE_SECONDS):
         return await gather(subject, formation.reporter)

@@ -311,8 +311,13 @@ def memory_bytes(text: str) -> int:
     return int(match[1]) * _MEMORY_UNITS[match[2].lower()]
 
 
+def is_name(text: str) -> bool:
+    """Whether a cluster may have this name."""
+    return _NAME.fullmatch(text) is not None
+
+
 def _own_problems(spec: ClusterSpec) -> Iterator[Problem]:
-    if not isinstance(spec.name, str) or not _NAME.fullmatch(spec.name):
+    if not isinstance(spec.name, str) or not is_name(spec.name):
         yield Problem(
             "name",
             f"{spec.name!r} is not a name",

@@ -315,7 +315,27 @@ def test_status_by_address(cluster: Command) -> None:
     assert {node["id"] for node in by_address["nodes"]} == {node["id"] for node in found}
     assert by_address["health"] == "ok"
     told = cluster.fails(2, "status", "--name", "valkey", address(found[2]))
-    assert "exclude each other" in told
+    assert "--name excludes another name and addresses" in told
+
+
+@pytest.mark.parametrize("verb", ["status", "wait", "doctor"])
+def test_a_name_is_said_without_its_flag(cluster: Command, verb: str) -> None:
+    assert cluster.json(verb, "valkey")["name"] == "valkey"
+    told = cluster.fails(2, verb, "another")
+    assert 'there is no cluster "another"' in told
+    assert "there are: valkey" in told
+    assert "--name excludes" in cluster.fails(2, verb, "another", "--name", "valkey")
+
+
+def test_clusters_that_do_not_exist_are_told_by_name(cluster: Command) -> None:
+    done = cluster("delete", "one", "two")
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if "nothing to delete" in line] == [
+        'There is no cluster "one": nothing to delete',
+        'There is no cluster "two": nothing to delete',
+    ]
+    assert "exclude each other" in cluster.fails(2, "delete", "one", "--all")
+    assert cluster.json("status")["health"] == "ok"
 
 
 def test_wait_gives_up(cluster: Command) -> None:
