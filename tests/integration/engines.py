@@ -141,6 +141,15 @@ class OwnEngine:
         script = f"dd if=/dev/zero of={filler} bs=64k 2>&-; truncate -s -{left}K {filler}"
         self.in_its_mounts("sh", "-c", script)
 
+    def fill_up(self) -> None:
+        """Leave nothing of its file system, for a second: a file that is replaced gives the old one's page back.
+
+        With a single free page a server can save its node's file for ever.
+        """
+        self.fill(0)
+        again = f"cat /dev/zero 2>&- >>{self.folder}/data/filler"
+        self.in_its_mounts("sh", "-c", f"for _ in $(seq 100); do {again}; sleep 0.01; done")
+
     def make_room(self) -> None:
         """Take that back."""
         self.in_its_mounts("rm", "-f", f"{self.folder}/data/filler")

@@ -140,7 +140,7 @@ def test_a_full_disk(theirs: Containers, own: OwnEngine, left: int) -> None:
 @pytest.mark.slow
 def test_a_disk_that_becomes_full_while_the_cluster_forms(theirs: Containers, own: OwnEngine) -> None:
     moment = {"event": "phase.started", "phase": "slots"}
-    outcome = at_moment(theirs, moment, lambda: own.fill(0), *SOME, "--timeout", 6)
+    outcome = at_moment(theirs, moment, own.fill_up, *SOME, "--timeout", 6)
     # Servers die of it, and it depends on what the engine can still note down whether that shows before the deadline.
     assert outcome.code in (5, 6), outcome.events
     assert outcome.seconds < 2 * SOON
