@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bootstrap import blocking
     from bootstrap.errors import (
         BootstrapError,
         Conflict,
@@ -74,7 +75,7 @@ __all__ = [  # noqa: RUF022 - in the order of a first reading
     "Site", "Plan", "PlannedNode", "Node", "Address", "Record",
     "Status", "NodeStatus", "Diagnosis", "Finding", "Event", "Observer", "Phase", "Timeline",
     "BootstrapError", "UsageError", "SpecError", "Problem", "RuntimeUnavailable", "Conflict", "Taken",
-    "PortTaken", "NodeFailed", "NotConverged", "__version__",
+    "PortTaken", "NodeFailed", "NotConverged", "blocking", "__version__",
 ]  # fmt: skip
 
 
@@ -88,6 +89,8 @@ def __getattr__(name: str) -> object:
             return importlib.metadata.version("valkey-bootstrap")
         except importlib.metadata.PackageNotFoundError:
             return "0+not.installed"
+    if name == "blocking":
+        return importlib.import_module("bootstrap.blocking")
     if (home := _HOME.get(name)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(importlib.import_module(home), name)

@@ -18,6 +18,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster as BlockingRedisCluster
 
 from bootstrap.formation.base import (
     LOOK,
@@ -229,3 +230,8 @@ def cluster_client(**options: Any) -> RedisCluster:
     """A new cluster client of redis-py for the caller, who closes it."""
     # Without its name and version, which redis-py would read from disk, on the event loop, for CLIENT SETINFO.
     return RedisCluster(**({"driver_info": None} | options))
+
+
+def blocking_cluster_client(**options: Any) -> BlockingRedisCluster:
+    """The same for callers without an event loop."""
+    return BlockingRedisCluster(**options)

@@ -20,7 +20,18 @@ from functools import lru_cache
 from hashlib import sha1
 
 from bootstrap.judging.agreement import Agreement, DoubtKind, agree, conforms
-from bootstrap.judging.steps import AddSlots, FirstWrite, Forget, Meet, Nudge, Replicate, SetEpoch, Step, next_steps
+from bootstrap.judging.steps import (
+    AddSlots,
+    Failover,
+    FirstWrite,
+    Forget,
+    Meet,
+    Nudge,
+    Replicate,
+    SetEpoch,
+    Step,
+    next_steps,
+)
 from bootstrap.judging.views import NodeView, Peer, Silent, View, Views
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.plan import Plan, PlannedNode
@@ -217,6 +228,8 @@ class Simulation:
                 self.meet(step.node, step.address, step.bus_port)
             case Replicate():
                 self.replicate(step.node, step.primary_id)
+            case Failover():
+                self.take_over(step.node)
             case Forget():
                 self.forget(step.node, step.lost_id)
             case FirstWrite():
@@ -284,6 +297,15 @@ class Simulation:
             raise Refused("To set a master the node must be empty and without assigned slots.")
         node.primary = node_id
         self._stirred = True
+
+    def take_over(self, name: str) -> None:
+        """CLUSTER FAILOVER; done at once."""
+        node = self._asked(name)
+        if node.primary is None:
+            raise Refused("You should send CLUSTER FAILOVER to a replica")
+        if not any(each.id == node.primary and each.up for each in self.nodes.values()):
+            raise Refused("Primary is down or failed, please use CLUSTER FAILOVER FORCE")
+        self.fail_over(name)
 
     def forget(self, name: str, node_id: str) -> None:
         """CLUSTER FORGET: the id is dropped, and not learned again from others."""

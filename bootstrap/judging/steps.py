@@ -87,6 +87,18 @@ class Replicate:
 
 
 @dataclass(frozen=True, slots=True)
+class Failover:
+    """Let a replica take over from its primary, which waits for it (`CLUSTER FAILOVER`)."""
+
+    node: str
+
+    @property
+    def command(self) -> Command:
+        """The command that the node is sent."""
+        return ("CLUSTER", "FAILOVER")
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Drop a dead id that owns nothing (`CLUSTER FORGET`, banned for 60 s)."""
 
@@ -131,7 +143,7 @@ class Nudge:
         return ("WAIT", "1000", "1")
 
 
-Step = SetEpoch | FirstWrite | AddSlots | Meet | Replicate | Forget | Nudge
+Step = SetEpoch | FirstWrite | AddSlots | Meet | Replicate | Failover | Forget | Nudge
 
 
 def next_steps(target: Sequence[PlannedNode], views: Views) -> tuple[Step, ...]:

@@ -1,0 +1,189 @@
+"""The API for programs without an event loop: each call is waited for, and runs in a thread with a loop of its own.
+
+    import bootstrap
+
+    with bootstrap.blocking.cluster(nodes=6, replicas=1) as cluster:
+        client = cluster.client()          # redis.cluster.RedisCluster
+        client.set("key", "value")
+        client.close()
+
+Signatures are those of the asynchronous functions, whose docstrings hold here too; observers are called in that thread.
+A KeyboardInterrupt cancels what is under way, which cleans up after itself before the exception goes on. In a program
+with an event loop use the asynchronous functions: these would block it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from anyio.from_thread import start_blocking_portal
+
+from bootstrap import handle
+from bootstrap.handle import Handle, plan
+
+if TYPE_CHECKING:
+    from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+    from redis.cluster import RedisCluster
+
+    from bootstrap.events import Observer
+    from bootstrap.operations.doctor import Diagnosis
+    from bootstrap.operations.login import Login
+    from bootstrap.operations.protection import Certificates
+    from bootstrap.operations.status import Status
+    from bootstrap.planning.addressing import Audience
+    from bootstrap.planning.spec import ClusterSpec, RuntimeKind, SpecFields
+    from bootstrap.runtimes.base import Record
+
+__all__ = ["Cluster", "attach", "cluster", "clusters", "create", "delete", "form", "plan"]
+
+T = TypeVar("T")
+
+
+class Cluster(Handle):
+    """A running cluster; see `bootstrap.Cluster`."""
+
+    def __init__(self, running: handle.Cluster) -> None:
+        super().__init__(running._deployment, running.plan)  # noqa: SLF001 - the other half of one handle
+        self._running = running
+
+    def client(self, audience: Audience = "host", **options: Any) -> RedisCluster:
+        """A new `redis.cluster.RedisCluster`; the caller closes it. `options` go to its constructor."""
+        from bootstrap.formation.client import blocking_cluster_client
+
+        return blocking_cluster_client(**(self.connection_kwargs(audience) | options))
+
+    def async_client(self, audience: Audience = "host", **options: Any) -> AsyncRedisCluster:
+        """See `bootstrap.Cluster.client`: for a program, or a test, that has an event loop after all."""
+        return self._running.client(audience, **options)
+
+    def status(self) -> Status:
+        """See `bootstrap.Cluster.status`."""
+        return _run(self._running.status)
+
+    def doctor(self, *, quick: bool = False, observer: Observer | None = None) -> Diagnosis:
+        """See `bootstrap.Cluster.doctor`."""
+        return _run(lambda: self._running.doctor(quick=quick, observer=observer))
+
+    def wait(self, *, timeout: float = 60.0, observer: Observer | None = None) -> Status:
+        """See `bootstrap.Cluster.wait`."""
+        return _run(lambda: self._running.wait(timeout=timeout, observer=observer))
+
+    def logs(self, node: str | int, *, tail: int | None = None) -> str:
+        """See `bootstrap.Cluster.logs`."""
+        return _run(lambda: self._running.logs(node, tail=tail))
+
+    def reset(self, *, timeout: float = 60.0, observer: Observer | None = None) -> None:
+        """See `bootstrap.Cluster.reset`."""
+        _run(lambda: self._running.reset(timeout=timeout, observer=observer))
+
+    def stop(self) -> None:
+        """See `bootstrap.Cluster.stop`."""
+        _run(self._running.stop)
+
+    def delete(self) -> None:
+        """See `bootstrap.Cluster.delete`."""
+        _run(self._running.delete)
+
+
+@contextmanager
+def cluster(
+    spec: ClusterSpec | None = None,
+    /,
+    *,
+    keep: bool = False,
+    observer: Observer | None = None,
+    timeout: float = 60.0,
+    login: Login | str | None = None,
+    certificates: Certificates | None = None,
+    **fields: Unpack[SpecFields],
+) -> Iterator[Cluster]:
+    """See `bootstrap.cluster`."""
+    entered = handle.cluster(
+        spec, keep=keep, observer=observer, timeout=timeout, login=login, certificates=certificates, **fields
+    )
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(entered) as running:
+        yield Cluster(running)
+
+
+def create(
+    spec: ClusterSpec | None = None,
+    /,
+    *,
+    observer: Observer | None = None,
+    timeout: float = 60.0,
+    retain: bool = False,
+    login: Login | str | None = None,
+    certificates: Certificates | None = None,
+    **fields: Unpack[SpecFields],
+) -> Cluster:
+    """See `bootstrap.create`."""
+    running = _run(
+        lambda: handle.create(
+            spec,
+            observer=observer,
+            timeout=timeout,
+            retain=retain,
+            login=login,
+            certificates=certificates,
+            **fields,
+        )
+    )
+    return Cluster(running)
+
+
+def form(
+    *servers: str,
+    replicas: int = 0,
+    password: str | None = None,
+    username: str | None = None,
+    ca: str | None = None,
+    observer: Observer | None = None,
+    timeout: float = 60.0,
+) -> Cluster:
+    """See `bootstrap.form`."""
+    running = _run(
+        lambda: handle.form(
+            *servers,
+            replicas=replicas,
+            password=password,
+            username=username,
+            ca=ca,
+            observer=observer,
+            timeout=timeout,
+        )
+    )
+    return Cluster(running)
+
+
+def attach(
+    *where: str,
+    password: str | None = None,
+    username: str | None = None,
+    ca: str | None = None,
+    runtime: RuntimeKind = "auto",
+    state_root: str | None = None,
+) -> Cluster:
+    """See `bootstrap.attach`."""
+    running = _run(
+        lambda: handle.attach(
+            *where, password=password, username=username, ca=ca, runtime=runtime, state_root=state_root
+        )
+    )
+    return Cluster(running)
+
+
+def clusters(*, runtime: RuntimeKind = "auto", state_root: str | None = None) -> Sequence[Record]:
+    """See `bootstrap.clusters`."""
+    return _run(lambda: handle.clusters(runtime=runtime, state_root=state_root))
+
+
+def delete(name: str, *, runtime: RuntimeKind = "auto", state_root: str | None = None) -> bool:
+    """See `bootstrap.delete`."""
+    return _run(lambda: handle.delete(name, runtime=runtime, state_root=state_root))
+
+
+def _run(call: Callable[[], Awaitable[T]]) -> T:
+    with start_blocking_portal() as portal:
+        return portal.call(call)

@@ -1,0 +1,192 @@
+"""Makes a cluster of ours what it was when it was created: for the next test, which must not see what the last one did.
+
+Every server runs, every role is home, and nothing is stored. Settings that somebody changed at run time stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import anyio
+
+from bootstrap.concurrency import each, in_thread
+from bootstrap.errors import NodeFailed, UsageError
+from bootstrap.events import Reporter
+from bootstrap.formation.base import ServerError
+from bootstrap.formation.clients import Clients
+from bootstrap.formation.reconcile import poll_seconds, run_steps
+from bootstrap.formation.window import own_window
+from bootstrap.judging.agreement import agree
+from bootstrap.judging.homecoming import homeward
+from bootstrap.judging.steps import Command
+from bootstrap.judging.views import Silent, Views
+from bootstrap.operations.create import plan_here, record_of
+from bootstrap.operations.deployment import Deployment
+from bootstrap.operations.formed import Deadline, Formation, form_and_prove
+from bootstrap.operations.login import Login
+from bootstrap.operations.protection import protect
+from bootstrap.operations.starting import start_nodes
+from bootstrap.planning.plan import Plan, bind
+from bootstrap.planning.spec import parse_spec
+from bootstrap.planning.text import plural
+from bootstrap.runtimes.base import Record, Runtime
+
+FAILOVER_SECONDS = 6.0
+"""When a failover that was asked for has failed: servers give it up after five seconds (``CLUSTER_MF_TIMEOUT``)."""
+
+FOLLOW_MILLISECONDS = 1500
+"""How long replicas may take to follow the flush of their primary; an answer is waited for a little longer."""
+
+_EVERYWHERE: tuple[Command, ...] = (("CLIENT", "UNPAUSE"), ("SCRIPT", "FLUSH", "SYNC"))
+_ON_PRIMARIES: tuple[Command, ...] = (*_EVERYWHERE, ("FLUSHALL", "SYNC"), ("FUNCTION", "FLUSH", "SYNC"))
+
+
+async def reset(deployment: Deployment, plan: Plan | None, reporter: Reporter, *, timeout: float) -> None:
+    """Revive, heal, restore roles, and delete all keys, functions and scripts.
+
+    Where nothing is broken this takes one look and one round of commands. Slots that were moved come back by forming
+    the cluster anew of the same servers, with other node ids.
+
+    Args:
+        deployment: a cluster of ours.
+        plan: what it was made as; None takes what its record says.
+        reporter: told about the phases.
+        timeout: seconds for all of it.
+
+    Raises:
+        UsageError: somebody else runs these servers.
+        NotConverged: the deadline passed.
+        NodeFailed: a server does not start, or refuses a command.
+        Conflict: another command is at work on it.
+    """
+    runtime = deployment.runtime
+    if runtime is None:
+        raise UsageError("somebody else runs these servers: they are never emptied", code="not-ours")
+    deadline = Deadline.after(timeout)
+    plan = plan or await _plan_again(deployment.name, runtime)
+    async with deployment.clients() as clients:
+        # Whoever does not run is not asked: on a network of containers that takes as long as a timeout.
+        states = {server.state for server in (await runtime.inspect(deployment.name)).values()}
+        if states != {"running"} or not _is_home(plan, await clients.look()):
+            async with runtime.claim(deployment.name):
+                await _Mending(deployment, runtime, plan, clients, reporter, deadline).run()
+        await _empty(plan, clients)
+
+
+def _is_home(plan: Plan, views: Views) -> bool:
+    found = agree(views, plan.announced)
+    return found.healthy and found.layout == plan.layout
+
+
+async def _plan_again(name: str, runtime: Runtime) -> Plan:
+    record = await _record(name, runtime)
+    # That it has no password was decided when it was made.
+    plan, _ = await plan_here(parse_spec({**record.spec, "insecure": True}), runtime)
+    return bind(plan, await runtime.prepare(plan))
+
+
+async def _record(name: str, runtime: Runtime) -> Record:
+    record = await record_of(name, runtime)
+    if record is None:
+        raise NodeFailed(f'"{name}" was removed by somebody else', code="removed", hint="create it again")
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class _Mending:
+    """A cluster that is not what it was made as, with its name claimed."""
+
+    deployment: Deployment
+    runtime: Runtime
+    plan: Plan
+    clients: Clients
+    reporter: Reporter
+    deadline: Deadline
+
+    async def run(self) -> None:
+        """Bring it home: by failovers where all agree, otherwise by forming it anew, which takes no longer."""
+        for name, server in (await self.runtime.inspect(self.plan.name)).items():
+            if server.state == "paused":
+                await self.runtime.control(self.plan.name, name, "resume")
+        formation = await self._start()
+        for name, view in (await self.clients.look()).items():
+            if isinstance(view, Silent) and view.code == "busy":
+                # A script that does not end; one of the two has nothing to kill, and says so.
+                await self.clients.run(name, ("SCRIPT", "KILL"), ("FUNCTION", "KILL"))
+        if not await self._bring_home():
+            await _unmake(self.clients)
+            await form_and_prove(formation, own_window(self.plan))
+
+    async def _start(self) -> Formation:
+        plan, runtime, access = self.plan, self.runtime, self.deployment.access
+        record = await _record(plan.name, runtime)
+        login = Login(access.credentials.password)
+        protection = protect(plan.spec, login, None, record, await runtime.kept(plan.name))
+        if protection.tls is not None:
+            await in_thread(protection.tls.prepare, plan.nodes)
+        vantages = runtime.vantages(record)
+        formation = Formation(plan, self.clients, access, self.reporter, self.deadline, vantages, ours=True)
+        await start_nodes(formation, record, runtime, protection)
+        return formation
+
+    async def _bring_home(self) -> bool:
+        """Whether failovers did it; False as soon as nodes disagree, or agree on what no failover leads home from."""
+        asked: dict[str, float] = {}
+        while self.deadline.at > (now := anyio.current_time()):
+            views = await self.clients.look()
+            if _is_home(self.plan, views):
+                return True
+            steps = homeward(self.plan.nodes, views)
+            waiting = any(now - at < FAILOVER_SECONDS for at in asked.values())
+            if not waiting and not (steps and agree(views, self.plan.announced).healthy):
+                return False
+            due = [step for step in steps if now - asked.get(step.node, -FAILOVER_SECONDS) >= FAILOVER_SECONDS]
+            asked |= dict.fromkeys((step.node for step in due), now)
+            if due:
+                await run_steps(self.clients, self.reporter, due)
+            await anyio.sleep(poll_seconds(len(self.plan.nodes)))
+        return False
+
+
+async def _unmake(clients: Clients) -> None:
+    """Let every server forget the cluster, and all that it holds.
+
+    Raises:
+        NodeFailed: a server that does not.
+    """
+    # Replicas refuse to be emptied; they drop their keys when they are reset, which a primary with keys refuses.
+    await each(clients.names, lambda name: clients.run(name, *_ON_PRIMARIES))
+    await clients.run_checked({name: [("CLUSTER", "RESET", "HARD")] for name in clients.names})
+
+
+async def _empty(plan: Plan, clients: Clients) -> None:
+    """Delete all keys, functions and scripts, also on the replicas.
+
+    Raises:
+        NodeFailed: a server that refused, or replicas that do not follow.
+    """
+    primaries = {shard.primary: len(shard.replicas) for shard in plan.layout.shards}
+    commands: dict[str, list[Command]] = {}
+    for name in clients.names:
+        replicas = primaries.get(name)
+        commands[name] = list(_EVERYWHERE if replicas is None else _ON_PRIMARIES)
+        if replicas:
+            commands[name].append(("WAIT", str(replicas), str(FOLLOW_MILLISECONDS)))
+    replies = await clients.run_checked(commands)
+    late = _not_followed(primaries, replies)
+    if late:
+        raise NodeFailed(
+            f"replicas did not follow within {FOLLOW_MILLISECONDS / 1000:g} s", code="replicas-late", nodes=late,
+            hint="see `valkey-bootstrap doctor`",
+        )  # fmt: skip
+
+
+def _not_followed(primaries: Mapping[str, int], replies: Mapping[str, object]) -> dict[str, str]:
+    found = {}
+    for name, replicas in primaries.items():
+        answers = replies[name]
+        assert isinstance(answers, (list, tuple))
+        if replicas and not isinstance(answers[-1], ServerError) and answers[-1] < replicas:
+            found[name] = f"is followed by {answers[-1]} of {plural(replicas, 'replica')}"
+    return found
