@@ -60,31 +60,31 @@ class Cluster(Handle):
 
     def status(self) -> Status:
         """See `bootstrap.Cluster.status`."""
-        return _run(self._running.status)
+        return run(self._running.status)
 
     def doctor(self, *, quick: bool = False, observer: Observer | None = None) -> Diagnosis:
         """See `bootstrap.Cluster.doctor`."""
-        return _run(lambda: self._running.doctor(quick=quick, observer=observer))
+        return run(lambda: self._running.doctor(quick=quick, observer=observer))
 
     def wait(self, *, timeout: float = 60.0, observer: Observer | None = None) -> Status:
         """See `bootstrap.Cluster.wait`."""
-        return _run(lambda: self._running.wait(timeout=timeout, observer=observer))
+        return run(lambda: self._running.wait(timeout=timeout, observer=observer))
 
     def logs(self, node: str | int, *, tail: int | None = None) -> str:
         """See `bootstrap.Cluster.logs`."""
-        return _run(lambda: self._running.logs(node, tail=tail))
+        return run(lambda: self._running.logs(node, tail=tail))
 
     def reset(self, *, timeout: float = 60.0, observer: Observer | None = None) -> None:
         """See `bootstrap.Cluster.reset`."""
-        _run(lambda: self._running.reset(timeout=timeout, observer=observer))
+        run(lambda: self._running.reset(timeout=timeout, observer=observer))
 
     def stop(self) -> None:
         """See `bootstrap.Cluster.stop`."""
-        _run(self._running.stop)
+        run(self._running.stop)
 
     def delete(self) -> None:
         """See `bootstrap.Cluster.delete`."""
-        _run(self._running.delete)
+        run(self._running.delete)
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def create(
     **fields: Unpack[SpecFields],
 ) -> Cluster:
     """See `bootstrap.create`."""
-    running = _run(
+    running = run(
         lambda: handle.create(
             spec,
             observer=observer,
@@ -143,7 +143,7 @@ def form(
     timeout: float = 60.0,
 ) -> Cluster:
     """See `bootstrap.form`."""
-    running = _run(
+    running = run(
         lambda: handle.form(
             *servers,
             replicas=replicas,
@@ -166,7 +166,7 @@ def attach(
     state_root: str | None = None,
 ) -> Cluster:
     """See `bootstrap.attach`."""
-    running = _run(
+    running = run(
         lambda: handle.attach(
             *where, password=password, username=username, ca=ca, runtime=runtime, state_root=state_root
         )
@@ -176,14 +176,15 @@ def attach(
 
 def clusters(*, runtime: RuntimeKind = "auto", state_root: str | None = None) -> Sequence[Record]:
     """See `bootstrap.clusters`."""
-    return _run(lambda: handle.clusters(runtime=runtime, state_root=state_root))
+    return run(lambda: handle.clusters(runtime=runtime, state_root=state_root))
 
 
 def delete(name: str, *, runtime: RuntimeKind = "auto", state_root: str | None = None) -> bool:
     """See `bootstrap.delete`."""
-    return _run(lambda: handle.delete(name, runtime=runtime, state_root=state_root))
+    return run(lambda: handle.delete(name, runtime=runtime, state_root=state_root))
 
 
-def _run(call: Callable[[], Awaitable[T]]) -> T:
+def run(call: Callable[[], Awaitable[T]]) -> T:
+    """Run a function of the asynchronous API, or anything that is made of them, and wait for it."""
     with start_blocking_portal() as portal:
         return portal.call(call)

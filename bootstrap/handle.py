@@ -5,6 +5,7 @@ Everything here is thin: constants, and one-line delegates to `bootstrap.operati
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -216,7 +217,9 @@ async def cluster(
     Raises:
         BootstrapError: see `create`.
     """
-    options = CreateOptions(timeout, owned=not keep, login=_login(login), certificates=certificates)
+    options = CreateOptions(
+        timeout, owner=None if keep else os.getpid(), login=_login(login), certificates=certificates
+    )
     made = await _create(embedded_spec(spec, fields), observer, options)
     try:
         yield Cluster(made.deployment, made.plan)

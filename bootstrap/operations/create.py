@@ -34,14 +34,14 @@ class CreateOptions:
     Args:
         timeout: seconds for all of it.
         retain: keep what was made when it fails or is interrupted.
-        owned: the cluster belongs to this process, and is an orphan when it is gone.
+        owner: process id; the cluster belongs to it, and is an orphan when it is gone.
         login: who gets in.
         certificates: what encrypts it, where `ClusterSpec.tls` asks for it; None makes some.
     """
 
     timeout: float = 60.0
     retain: bool = False
-    owned: bool = False
+    owner: int | None = None
     login: Login = field(default_factory=Login)
     certificates: Certificates | None = None
 
@@ -98,7 +98,7 @@ async def create(
     spec.check()
     reporter = Reporter(spec.name, observer)
     if runtime is None:
-        choice = await choose_runtime(spec, owned=options.owned)
+        choice = await choose_runtime(spec, owner=options.owner)
         runtime = choice.runtime
         if choice.reason:
             reporter.emit("note.made", message=choice.reason)

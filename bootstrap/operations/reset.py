@@ -5,7 +5,7 @@ Every server runs, every role is home, and nothing is stored. Settings that some
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import anyio
@@ -20,7 +20,7 @@ from bootstrap.formation.window import own_window
 from bootstrap.judging.agreement import agree
 from bootstrap.judging.homecoming import homeward
 from bootstrap.judging.steps import Command
-from bootstrap.judging.views import Silent, Views
+from bootstrap.judging.views import NodeView, Silent, View, Views
 from bootstrap.operations.create import plan_here, record_of
 from bootstrap.operations.deployment import Deployment
 from bootstrap.operations.formed import Deadline, Formation, form_and_prove
@@ -39,7 +39,7 @@ FOLLOW_MILLISECONDS = 1500
 """How long replicas may take to follow the flush of their primary; an answer is waited for a little longer."""
 
 _EVERYWHERE: tuple[Command, ...] = (("CLIENT", "UNPAUSE"), ("SCRIPT", "FLUSH", "SYNC"))
-_ON_PRIMARIES: tuple[Command, ...] = (*_EVERYWHERE, ("FLUSHALL", "SYNC"), ("FUNCTION", "FLUSH", "SYNC"))
+_ON_PRIMARIES: tuple[Command, ...] = (*_EVERYWHERE, ("FUNCTION", "FLUSH", "SYNC"))
 
 
 async def reset(deployment: Deployment, plan: Plan | None, reporter: Reporter, *, timeout: float) -> None:
@@ -68,10 +68,11 @@ async def reset(deployment: Deployment, plan: Plan | None, reporter: Reporter, *
     async with deployment.clients() as clients:
         # Whoever does not run is not asked: on a network of containers that takes as long as a timeout.
         states = {server.state for server in (await runtime.inspect(deployment.name)).values()}
-        if states != {"running"} or not _is_home(plan, await clients.look()):
+        views = await clients.look() if states == {"running"} else {}
+        if not _is_home(plan, views):
             async with runtime.claim(deployment.name):
-                await _Mending(deployment, runtime, plan, clients, reporter, deadline).run()
-        await _empty(plan, clients)
+                views = await _Mending(deployment, runtime, plan, clients, reporter, deadline).run()
+        await _empty(plan, clients, views)
 
 
 def _is_home(plan: Plan, views: Views) -> bool:
@@ -104,8 +105,8 @@ class _Mending:
     reporter: Reporter
     deadline: Deadline
 
-    async def run(self) -> None:
-        """Bring it home: by failovers where all agree, otherwise by forming it anew, which takes no longer."""
+    async def run(self) -> Views:
+        """Bring it home, by failovers where all agree, otherwise by forming it anew; the last look."""
         for name, server in (await self.runtime.inspect(self.plan.name)).items():
             if server.state == "paused":
                 await self.runtime.control(self.plan.name, name, "resume")
@@ -114,9 +115,11 @@ class _Mending:
             if isinstance(view, Silent) and view.code == "busy":
                 # A script that does not end; one of the two has nothing to kill, and says so.
                 await self.clients.run(name, ("SCRIPT", "KILL"), ("FUNCTION", "KILL"))
-        if not await self._bring_home():
+        if (views := await self._bring_home()) is None:
             await _unmake(self.clients)
-            await form_and_prove(formation, own_window(self.plan))
+            # No slower than healing what lost its nodes, its slots or its epochs, and it always leads home.
+            views, _ = await form_and_prove(formation, own_window(self.plan))
+        return views
 
     async def _start(self) -> Formation:
         plan, runtime, access = self.plan, self.runtime, self.deployment.access
@@ -130,23 +133,23 @@ class _Mending:
         await start_nodes(formation, record, runtime, protection)
         return formation
 
-    async def _bring_home(self) -> bool:
-        """Whether failovers did it; False as soon as nodes disagree, or agree on what no failover leads home from."""
+    async def _bring_home(self) -> Views | None:
+        """The look that shows it home by failovers; None when nodes disagree, or where no failover leads there."""
         asked: dict[str, float] = {}
         while self.deadline.at > (now := anyio.current_time()):
             views = await self.clients.look()
             if _is_home(self.plan, views):
-                return True
+                return views
             steps = homeward(self.plan.nodes, views)
             waiting = any(now - at < FAILOVER_SECONDS for at in asked.values())
             if not waiting and not (steps and agree(views, self.plan.announced).healthy):
-                return False
+                return None
             due = [step for step in steps if now - asked.get(step.node, -FAILOVER_SECONDS) >= FAILOVER_SECONDS]
             asked |= dict.fromkeys((step.node for step in due), now)
             if due:
                 await run_steps(self.clients, self.reporter, due)
             await anyio.sleep(poll_seconds(len(self.plan.nodes)))
-        return False
+        return None
 
 
 async def _unmake(clients: Clients) -> None:
@@ -156,12 +159,17 @@ async def _unmake(clients: Clients) -> None:
         NodeFailed: a server that does not.
     """
     # Replicas refuse to be emptied; they drop their keys when they are reset, which a primary with keys refuses.
-    await each(clients.names, lambda name: clients.run(name, *_ON_PRIMARIES))
+    await each(clients.names, lambda name: clients.run(name, *_ON_PRIMARIES, ("FLUSHALL", "SYNC")))
     await clients.run_checked({name: [("CLUSTER", "RESET", "HARD")] for name in clients.names})
 
 
-async def _empty(plan: Plan, clients: Clients) -> None:
+async def _empty(plan: Plan, clients: Clients, views: Views) -> None:
     """Delete all keys, functions and scripts, also on the replicas.
+
+    Args:
+        plan: who is a primary.
+        clients: all nodes.
+        views: which databases hold keys.
 
     Raises:
         NodeFailed: a server that refused, or replicas that do not follow.
@@ -170,7 +178,7 @@ async def _empty(plan: Plan, clients: Clients) -> None:
     commands: dict[str, list[Command]] = {}
     for name in clients.names:
         replicas = primaries.get(name)
-        commands[name] = list(_EVERYWHERE if replicas is None else _ON_PRIMARIES)
+        commands[name] = list(_EVERYWHERE if replicas is None else (*_ON_PRIMARIES, *_flushes(views[name])))
         if replicas:
             commands[name].append(("WAIT", str(replicas), str(FOLLOW_MILLISECONDS)))
     replies = await clients.run_checked(commands)
@@ -180,6 +188,15 @@ async def _empty(plan: Plan, clients: Clients) -> None:
             f"replicas did not follow within {FOLLOW_MILLISECONDS / 1000:g} s", code="replicas-late", nodes=late,
             hint="see `valkey-bootstrap doctor`",
         )  # fmt: skip
+
+
+def _flushes(view: View) -> Iterator[Command]:
+    # One by one: FLUSHALL writes a snapshot to disk before it answers, where snapshots are on.
+    databases = {"db0", *(view.keys if isinstance(view, NodeView) else ())}
+    for database in sorted(databases):
+        yield ("SELECT", database.removeprefix("db"))
+        yield ("FLUSHDB", "SYNC")
+    yield ("SELECT", "0")
 
 
 def _not_followed(primaries: Mapping[str, int], replies: Mapping[str, object]) -> dict[str, str]:

@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from bootstrap.runtimes.base import Record, Runtime
 
 
-def runtime_for(spec: ClusterSpec, kind: str, *, owned: bool = False) -> Runtime:
+def runtime_for(spec: ClusterSpec, kind: str, *, owner: int | None = None) -> Runtime:
     """The runtime of a kind, ``docker`` or ``process``, for a specification.
 
     Args:
         spec: what is to run.
         kind: which one.
-        owned: what it creates belongs to this process.
+        owner: the process that what it creates belongs to; see `daemons.owner`.
     """
     if kind == "docker":
         from bootstrap.runtimes.engine.runtime import EngineRuntime
 
-        return EngineRuntime(spec.state_root, image=spec.image, pull=spec.pull, owned=owned)
+        return EngineRuntime(spec.state_root, image=spec.image, pull=spec.pull, owner=owner)
     assert kind == "process", kind
     from bootstrap.runtimes.process import ProcessRuntime
 
-    return ProcessRuntime(spec.state_root, server=spec.server, owned=owned)
+    return ProcessRuntime(spec.state_root, server=spec.server, owner=owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Choice:
     reason: str = ""
 
 
-async def choose_runtime(spec: ClusterSpec, *, owned: bool = False) -> Choice:
+async def choose_runtime(spec: ClusterSpec, *, owner: int | None = None) -> Choice:
     """The runtime that a specification names, or the best there is.
 
     ``auto`` takes containers where an engine answers and processes where there is none. An engine that is there and
@@ -47,7 +47,7 @@ async def choose_runtime(spec: ClusterSpec, *, owned: bool = False) -> Choice:
 
     Args:
         spec: what is to run.
-        owned: what it creates belongs to this process.
+        owner: the process that what it creates belongs to; see `daemons.owner`.
 
     Raises:
         RuntimeUnavailable: an engine is needed or there, and cannot be used.
@@ -56,8 +56,8 @@ async def choose_runtime(spec: ClusterSpec, *, owned: bool = False) -> Choice:
     from bootstrap.planning.spec import containers_asked
 
     if spec.runtime != "auto":
-        return Choice(runtime_for(spec, spec.runtime, owned=owned))
-    processes = runtime_for(spec, "process", owned=owned)
+        return Choice(runtime_for(spec, spec.runtime, owner=owner))
+    processes = runtime_for(spec, "process", owner=owner)
     if spec.server is not None:
         return Choice(processes, "servers are local processes, since --server names a binary")
     asked = containers_asked(spec)
@@ -65,7 +65,7 @@ async def choose_runtime(spec: ClusterSpec, *, owned: bool = False) -> Choice:
         return Choice(processes, f'"{spec.name}" exists as local processes')
     from bootstrap.runtimes.engine.runtime import EngineRuntime
 
-    engine = EngineRuntime(spec.state_root, image=spec.image, pull=spec.pull, owned=owned)
+    engine = EngineRuntime(spec.state_root, image=spec.image, pull=spec.pull, owner=owner)
     try:
         return Choice(engine, f"servers run in containers: {await engine.describe()} answers")
     except RuntimeUnavailable as error:

@@ -161,9 +161,10 @@ def _write(path: Path, document: Mapping[str, object]) -> None:
     temporary.replace(path)
 
 
-def owner() -> dict[str, Any]:
-    """This process, as the owner of what it makes: its id, its start time and its machine."""
-    return {"pid": os.getpid(), "started": process_start(os.getpid()), "machine": platform.node()}
+def owner(pid: int | None = None) -> dict[str, Any]:
+    """A process of this machine, by default this one, as the owner of what is made: id, start time and machine."""
+    pid = pid or os.getpid()
+    return {"pid": pid, "started": process_start(pid), "machine": platform.node()}
 
 
 def owner_gone(owner: Mapping[str, Any]) -> bool:

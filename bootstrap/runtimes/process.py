@@ -48,17 +48,17 @@ class ProcessRuntime:
     Args:
         root: the state root; None takes `default_root`.
         server: path of the server binary; None looks for one.
-        owned: what is created belongs to this process, and is an orphan when it is gone.
+        owner: the process that what is created belongs to: it is an orphan when that is gone.
     """
 
     kind = "process"
 
     def __init__(
-        self, root: str | os.PathLike[str] | None = None, *, server: str | None = None, owned: bool = False
+        self, root: str | os.PathLike[str] | None = None, *, server: str | None = None, owner: int | None = None
     ) -> None:
         self.root = Path(root).expanduser().absolute() if root is not None else default_root()
         self._given_server = server
-        self._owned = owned
+        self._owner = owner
         self._server: ServerInfo | None = None
 
     async def fetch(self, record: Record | None, reporter: Reporter) -> None:
@@ -218,7 +218,7 @@ class ProcessRuntime:
         made = Path(tempfile.mkdtemp(prefix=f".new-{plan.name}-", dir=self.root))
         try:
             created_at = datetime.now(UTC).isoformat(timespec="seconds")
-            record = dump_record(plan, created_at=created_at, owner=daemons.owner() if self._owned else {})
+            record = dump_record(plan, created_at=created_at, owner=daemons.owner(self._owner) if self._owner else {})
             daemons.write_private(made / RECORD_FILE, record.encode())
             made.rename(folder)
         except BaseException:

@@ -23,6 +23,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("state"))
 
 
+PASSWORD = "only for tests"
+
 # One cluster of each kind for all tests here.
 KINDS = [
     pytest.param("valkey-9.1", marks=pytest.mark.xdist_group("reset-valkey")),
@@ -39,7 +41,9 @@ async def shared(request: pytest.FixtureRequest, root: str) -> AsyncIterator[Clu
         spec = replace(spec, runtime="docker")
     else:
         spec = replace(spec, runtime="process", server=find_server(request.param))
-    async with bootstrap.cluster(spec, login="only for tests") as cluster:
+    if request.param == "valkey-9.1":
+        spec = replace(spec, settings={"cluster-databases": "4"})
+    async with bootstrap.cluster(spec, login=PASSWORD) as cluster:
         yield cluster
 
 
@@ -57,7 +61,7 @@ def port(cluster: Cluster, index: int) -> int:
 
 
 def call(cluster: Cluster, index: int, *command: str | int) -> object:
-    return ask(port(cluster, index), *command, password="only for tests")
+    return ask(port(cluster, index), *command, password=PASSWORD)
 
 
 def leads(cluster: Cluster, index: int) -> bool:
@@ -100,6 +104,24 @@ async def test_what_was_stored_is_gone_everywhere(cluster: Cluster) -> None:
     await assert_pristine(cluster)
     assert call(cluster, 4, "SCRIPT", "EXISTS", str(digest)) == [0]
     assert identity(await cluster.status()) == before
+
+
+async def test_every_database_is_emptied(cluster: Cluster) -> None:
+    # Before Valkey 9 a cluster has one.
+    databases = [0, 3] if call(cluster, 0, "CONFIG", "GET", "cluster-databases") else [0]
+    for database in databases:
+        with redis.Redis(host="127.0.0.1", port=port(cluster, 0), db=database, password=PASSWORD) as client:
+            # Slot 3300 is the first node's.
+            assert client.set("b", "value")
+    assert len(keyspace(cluster)) == len(databases)
+    await cluster.reset()
+    assert keyspace(cluster) == {}
+
+
+def keyspace(cluster: Cluster) -> dict[str, object]:
+    found = call(cluster, 0, "INFO", "keyspace")
+    assert isinstance(found, dict)
+    return found
 
 
 async def test_a_failover_is_taken_back(cluster: Cluster) -> None:
@@ -195,7 +217,7 @@ async def test_by_name_it_is_what_its_record_says(cluster: Cluster, root: str) -
 
 
 async def test_servers_of_others_are_never_emptied(cluster: Cluster) -> None:
-    theirs = await bootstrap.attach(str(cluster.nodes[0].addresses.host), password="only for tests")
+    theirs = await bootstrap.attach(str(cluster.nodes[0].addresses.host), password=PASSWORD)
     client = cluster.client()
     await client.set("key", "value")
     with pytest.raises(bootstrap.UsageError, match="never emptied") as raised:

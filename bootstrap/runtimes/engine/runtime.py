@@ -101,7 +101,7 @@ class EngineRuntime:
         root: where secrets are kept; None takes `default_root`.
         image: what containers run; None takes `DEFAULT_IMAGE`.
         pull: when the image is pulled.
-        owned: what is created belongs to this process, and is an orphan when it is gone.
+        owner: the process that what is created belongs to: it is an orphan when that is gone.
     """
 
     kind = "docker"
@@ -112,12 +112,12 @@ class EngineRuntime:
         *,
         image: str | None = None,
         pull: Pull = "missing",
-        owned: bool = False,
+        owner: int | None = None,
     ) -> None:
         self._root = Path(root).expanduser().absolute() if root is not None else default_root()
         self._given_image = image
         self._pull = pull
-        self._owned = owned
+        self._owner = owner
         self._made: docker.DockerClient | None = None
         self._making = threading.Lock()
         self._place: EnginePlace | None = None
@@ -379,7 +379,7 @@ class EngineRuntime:
             raise taken_by_strangers(kind, sorted(names))
 
     def _make_network(self, network: Network, plan: Plan) -> None:
-        owner = daemons.owner() if self._owned else {}
+        owner = daemons.owner(self._owner) if self._owner else {}
         created_at = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             self._api.create_network(
