@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import anyio
 import pytest
+import redis
 from redis.exceptions import ResponseError
 
 import bootstrap
