@@ -69,6 +69,11 @@ class Look:
     verbose: int = 0
     state_root: str | None = None
 
+    @property
+    def talks(self) -> bool:
+        """Whether people want to be told on stderr what was done."""
+        return not self.quiet and self.progress not in ("json", "quiet")
+
 
 def environment(field: str) -> str:
     """The environment variable of a field."""
