@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Create a cluster and prove it ready.")
-@options.spec_options
+@options.spec_options()
 @options.timeout_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and do nothing; -v adds every command.")
 @click.option("--survey", is_flag=True, help="With --dry-run: look at this machine instead of assuming.")
