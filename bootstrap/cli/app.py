@@ -8,11 +8,12 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import click
 
-from bootstrap.cli import creating, doctoring, managing, options, running
+from bootstrap.cli import commanding, creating, doctoring, managing, options, running
 from bootstrap.cli.options import Look
 from bootstrap.cli.shared import PROGRAM, Exit, print_lines
 from bootstrap.errors import BootstrapError, UsageError
@@ -73,6 +74,7 @@ def cli() -> None:
       valkey-bootstrap status                            ask every node
       valkey-bootstrap doctor                            find out what is wrong, and how to mend it
       valkey-bootstrap delete                            remove it again
+      valkey-bootstrap run -- pytest                     a cluster for one command
 
     Flags without a verb mean `create`. NODE is a name, an index, the beginning of a node id, or HOST:PORT.
 
@@ -84,6 +86,7 @@ def cli() -> None:
 for _verb in (
     creating.create,
     creating.form,
+    commanding.run,
     managing.list_clusters,
     managing.status,
     managing.wait,
@@ -114,6 +117,7 @@ def run(argv: Sequence[str] | None) -> int:
 
 def _early_look(argv: Sequence[str]) -> Look:
     """How errors are to be shown, even those in the arguments themselves."""
+    argv = _ours(argv)
 
     def given(flag: str) -> str | None:
         pairs = zip(argv, [*argv[1:], ""], strict=True)
@@ -123,6 +127,19 @@ def _early_look(argv: Sequence[str]) -> Look:
     verbose = sum(arg in ("-v", "-vv", "--verbose") for arg in argv)
     color = given("--color") or os.environ.get(f"{options.PREFIX}_COLOR") or "auto"
     return Look(progress=progress, color=color, verbose=verbose, state_root=given("--state-root"))
+
+
+def _ours(argv: Sequence[str]) -> Sequence[str]:
+    """The words before `--`, and of `run` those before its command, which has flags of its own."""
+    ours = list(takewhile(lambda word: word != "--", argv))
+    if ours[:1] != [commanding.run.name]:
+        return ours
+    taken = [each for each in commanding.run.params if isinstance(each, click.Option)]
+    valued = {flag for each in taken if not (each.is_flag or each.count) for flag in each.opts}
+    at = 1
+    while at < len(ours) and ours[at].startswith("-"):
+        at += 2 if ours[at] in valued else 1
+    return ours[:at]
 
 
 def _usage(error: click.ClickException) -> UsageError:

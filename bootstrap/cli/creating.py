@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Create a cluster and prove it ready.")
-@options.spec_options
+@options.spec_options()
 @options.timeout_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and do nothing; -v adds every command.")
 @click.option("--survey", is_flag=True, help="With --dry-run: look at this machine instead of assuming.")
@@ -82,7 +82,7 @@ def _show_plan(plan: Plan, look: Look) -> None:
     if look.output == "json":
         print_lines([render.as_json(plan.as_dict() | ({"commands": commands} if commands else {}))])
     elif look.output == "env":
-        print_lines(render.environment_text(plan.name, plan.nodes))
+        print_lines(render.environment_text(render.environment(plan.name, plan.nodes)))
     elif look.quiet:
         print_lines([render.hosts_line(plan.nodes)])
     else:
@@ -90,22 +90,33 @@ def _show_plan(plan: Plan, look: Look) -> None:
         print_lines(render.plan_text(plan, style.stdout(look.color), lines))
 
 
-def _show_created(made: Created, look: Look, state_root: str | None) -> None:
-    from bootstrap.operations.status import make_status
+def tell_ready(made: Created, look: Look, ending: str = "") -> None:
+    """The line that a cluster is ready, on stderr, and with -v where the time went."""
     from bootstrap.planning.text import plural
 
-    status = make_status(made.deployment, made.views)
-
-    nodes = made.deployment.nodes
     state = "ready" if made.changed else "healthy, nothing was changed"
-    where = (
-        f'Cluster "{made.plan.name}"' if made.deployment.runtime else f"The cluster of {plural(len(nodes), 'server')}"
-    )
-    if not look.quiet and look.progress not in ("json", "quiet"):
-        told = style.stderr(look.color)
-        told.write(f"{where} is {state} ({made.seconds:.1f}s)\n")
-        if look.verbose:
-            told.write("\n".join([*render.timeline_lines(made.timeline, made.seconds), ""]))
+    nodes = plural(len(made.deployment.nodes), "server")
+    which = f'Cluster "{made.plan.name}"' if made.deployment.runtime else f"The cluster of {nodes}"
+    told = style.stderr(look.color)
+    told.write(f"{which} is {state} ({made.seconds:.1f}s){ending}")
+    if look.verbose:
+        told.write("\n".join([*render.timeline_lines(made.timeline, made.seconds), ""]))
+
+
+def variables_of(made: Created) -> dict[str, str]:
+    """The environment variables that lead clients to a cluster."""
+    deployment = made.deployment
+    login = deployment.user, deployment.password_file, deployment.ca_file
+    return render.environment(made.plan.name, deployment.nodes, *login)
+
+
+def _show_created(made: Created, look: Look, state_root: str | None) -> None:
+    from bootstrap.operations.status import make_status
+
+    status = make_status(made.deployment, made.views)
+    nodes = made.deployment.nodes
+    if look.talks:
+        tell_ready(made, look, "\n")
     if look.output == "json":
         outcome = {
             "created": made.made,
@@ -116,8 +127,7 @@ def _show_created(made: Created, look: Look, state_root: str | None) -> None:
         }
         print_lines([render.as_json(status.as_dict() | outcome)])
     elif look.output == "env":
-        login = made.deployment.user, made.deployment.password_file, made.deployment.ca_file
-        print_lines(render.environment_text(made.plan.name, nodes, *login))
+        print_lines(render.environment_text(variables_of(made)))
     elif look.quiet:
         print_lines([render.hosts_line(nodes)])
     else:

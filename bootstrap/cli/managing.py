@@ -139,7 +139,7 @@ def logs(node: str | None, follow: bool, tail: int | None, export: str | None, *
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @options.name_option
 @click.option("--all", "all_", is_flag=True, help="Every cluster.")
-@click.option("--orphans", is_flag=True, help="Clusters whose owner, a program that embeds this one, is gone.")
+@click.option("--orphans", is_flag=True, help="Clusters whose owner, `run` or a program that embeds this one, is gone.")
 @options.where_options
 @options.look_options("text", "json")
 def delete(names: tuple[str, ...], all_: bool, orphans: bool, **flags: Any) -> None:

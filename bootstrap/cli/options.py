@@ -69,6 +69,11 @@ class Look:
     verbose: int = 0
     state_root: str | None = None
 
+    @property
+    def talks(self) -> bool:
+        """Whether people want to be told on stderr what was done."""
+        return not self.quiet and self.progress not in ("json", "quiet")
+
 
 def environment(field: str) -> str:
     """The environment variable of a field."""
@@ -92,16 +97,21 @@ def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def spec_options(function: F) -> F:
-    """The flags of a specification; values stay text here, `read_spec` judges them all at once."""
+def spec_options(*, name: str = "valkey", base_port: str = "6379 or the next free block") -> Callable[[F], F]:
+    """The flags of a specification; values stay text here, `read_spec` judges them all at once.
+
+    Args:
+        name: what the help says of the default name.
+        base_port: the same of the first port.
+    """
     return apply(
         _option("--nodes", field="nodes", metavar="N", help="All nodes, replicas included.  [default: 6]"),
         _option("--replicas", field="replicas", metavar="R", help="Replicas of each primary.  [default: 1]"),
-        _option("--name", field="name", metavar="NAME", help="The cluster's name.  [default: valkey]"),
+        _option("--name", field="name", metavar="NAME", help=f"The cluster's name.  [default: {name}]"),
         _option(
             "--base-port", field="base_port", metavar="PORT|auto",
             help="Data port of the first node, strictly; bus ports are 10000 above. `auto` takes a random free block."
-            "  [default: 6379 or the next free block]",
+            f"  [default: {base_port}]",
         ),
         _option("--zones", field="zones", metavar="A,B,C", help="Simulate availability zones, dealt out in turn."),
         runtime_option,
@@ -172,7 +182,7 @@ def spec_options(function: F) -> F:
             "--config", type=click.Path(dir_okay=False, path_type=Path), envvar=f"{PREFIX}_CONFIG", metavar="FILE",
             help="A TOML file with these fields; flags and environment go before it.",
         ),
-    )(function)  # fmt: skip
+    )  # fmt: skip
 
 
 def state_root_option(function: F) -> F:
@@ -253,10 +263,12 @@ def timeout_option(function: F) -> F:
 
 
 def look_options(*outputs: str) -> Callable[[F], F]:
-    """How to show it; gathered into one `Look` by `read_look`."""
+    """How to show it, gathered into one `Look` by `take_look`; without outputs for a verb without a result."""
+    form = click.option("--output", "-o", type=click.Choice(outputs), default="text", help="Form of the result.")
+    brief = "; of the result only `host:port,...`" if outputs else ""
     return apply(
-        click.option("--output", "-o", type=click.Choice(outputs), default="text", help="Form of the result."),
-        click.option("--quiet", "-q", is_flag=True, help="No progress; of the result only `host:port,...`."),
+        *([form] if outputs else []),
+        click.option("--quiet", "-q", is_flag=True, help=f"No progress{brief}."),
         click.option(
             "--progress", type=click.Choice(("auto", "tty", "plain", "json", "quiet")), default="auto",
             envvar=f"{PREFIX}_PROGRESS", help="Form of the progress on stderr.",
@@ -269,14 +281,19 @@ def look_options(*outputs: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
-def read_spec(flags: Mapping[str, Any], config: Path | None) -> ClusterSpec:
+def read_spec(flags: Mapping[str, Any], config: Path | None, defaults: Mapping[str, Any] | None = None) -> ClusterSpec:
     """One specification of flags (environment included) and a file, checked as a whole.
+
+    Args:
+        flags: by field; None and nothing at all leave it to the file.
+        config: the file.
+        defaults: what to take where neither says anything, instead of the specification's own.
 
     Raises:
         SpecError: with every problem.
         UsageError: the file cannot be read.
     """
-    raw = _read_toml(config) if config is not None else {}
+    raw = {**(defaults or {}), **(_read_toml(config) if config is not None else {})}
     raw |= {name: value for name, value in flags.items() if name in SPEC_FIELDS and value not in (None, ())}
     if (hidden := flags.get("no_publish")) is not None:
         raw["publish"] = not hidden

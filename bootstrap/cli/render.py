@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -269,22 +269,31 @@ def _replica_with(key: str, status: Status) -> Address | None:
     return next((n.addresses.host for n in status.nodes if owner and n.primary == owner), None)
 
 
-def environment_text(
+def environment(
     name: str, nodes: Sequence[Addressed], user: str | None = None, password_file: str = "", ca_file: str = ""
-) -> Iterable[str]:
-    """``KEY=value`` lines for ``eval`` and ``$GITHUB_ENV``; a password is named by its file, and never among them."""
+) -> dict[str, str]:
+    """The variables that lead clients to a cluster, empty where there is nothing to say.
+
+    A password is named by its file, and never among them.
+    """
     first = nodes[0].addresses.host
-    yield f"VALKEY_CLUSTER_NAME={name}"
-    yield f"VALKEY_CLUSTER_NODES={hosts_line(nodes)}"
-    yield f"VALKEY_HOST={first.host}"
-    yield f"VALKEY_PORT={first.port}"
-    yield f"VALKEY_URL={'rediss' if ca_file else 'redis'}://{first}"
-    if user:
-        yield f"VALKEY_USERNAME={user}"
-    if password_file:
-        yield f"VALKEY_PASSWORD_FILE={shlex.quote(password_file)}"
-    if ca_file:
-        yield f"VALKEY_CA_FILE={shlex.quote(ca_file)}"
+    return {
+        "VALKEY_CLUSTER_NAME": name,
+        "VALKEY_CLUSTER_NODES": hosts_line(nodes),
+        "VALKEY_HOST": first.host,
+        "VALKEY_PORT": str(first.port),
+        "VALKEY_URL": f"{'rediss' if ca_file else 'redis'}://{first}",
+        "VALKEY_USERNAME": user or "",
+        "VALKEY_PASSWORD_FILE": password_file,
+        "VALKEY_CA_FILE": ca_file,
+    }
+
+
+def environment_text(variables: Mapping[str, str]) -> Iterable[str]:
+    """``KEY=value`` lines for ``eval`` and ``$GITHUB_ENV``, which takes quotes literally: paths alone have them."""
+    for name, value in variables.items():
+        if value:
+            yield f"{name}={shlex.quote(value) if name.endswith('_FILE') else value}"
 
 
 def hosts_line(nodes: Sequence[Addressed]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from bootstrap.cli.options import SPEC_FLAGS, Look
@@ -26,30 +26,23 @@ class Interrupted(BaseException):
         self.code = 128 + signum
 
 
-def run_async(work: Callable[[], Awaitable[T]], progress: Progress, *, leave_hint: str = "") -> T:
-    """Run to the end, or to the first SIGINT or SIGTERM, which cancels the work and lets it clean up.
-
-    Args:
-        work: what to do.
-        progress: closed at a second signal, before the process ends at once.
-        leave_hint: what a second signal prints: how to remove what is left.
+def run_async(work: Callable[[], Awaitable[T]], interruption: Interruption) -> T:
+    """Run to the end, or to the first signal, which cancels the work and lets it clean up.
 
     Raises:
         Interrupted: a signal came.
     """
     import anyio
 
-    interruption = _Interruption(progress, leave_hint)
-
     async def main() -> T:
         with anyio.CancelScope() as scope:
-            interruption.cancels(scope.cancel)
+            interruption.first_calls(scope.cancel)
             return await work()
         raise Interrupted(interruption.signum)
 
     # Handlers of the process rather than of the event loop: the loop takes its own away before it has closed, and a
     # second signal just then would end in a traceback.
-    before = {signum: signal.signal(signum, interruption) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, interruption) for signum in interruption.signals}
     try:
         return anyio.run(main)
     finally:
@@ -57,26 +50,50 @@ def run_async(work: Callable[[], Awaitable[T]], progress: Progress, *, leave_hin
             signal.signal(signum, handler)
 
 
-class _Interruption:
-    """The signal handler: cancels at the first signal, ends the process at the second."""
+class Interruption:
+    """The signal handler: cancels at the first signal, ends the process at the second.
 
-    def __init__(self, progress: Progress, leave_hint: str) -> None:
+    Args:
+        progress: closed at a second signal, before the process ends at once.
+        leave_hint: what a second signal prints: how to remove what is left.
+        signals: which ones.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        leave_hint: str = "",
+        signals: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+    ) -> None:
         self.signum = 0
+        self.signals = tuple(signals)
         self._progress, self._leave_hint = progress, leave_hint
-        self._cancel: Callable[[], object] = lambda: None
+        self._first: Callable[[], object] = lambda: None
+        self._taker: Callable[[int], object] | None = None
 
-    def cancels(self, cancel: Callable[[], object]) -> None:
-        """What the first signal calls, from within the event loop."""
+    def first_calls(self, function: Callable[[], object]) -> None:
+        """What the first signal calls, from within the event loop; at once, if it has come."""
         import asyncio
 
         loop = asyncio.get_running_loop()
-        self._cancel = lambda: loop.call_soon_threadsafe(cancel)
+        self._first = lambda: loop.call_soon_threadsafe(function)
         if self.signum:
-            # It came while the event loop was starting.
-            cancel()
+            function()
+
+    @contextmanager
+    def given_to(self, taker: Callable[[int], object]) -> Iterator[None]:
+        """Give the signals to somebody else for the block, from within the handler: they interrupt nothing here."""
+        self._taker = taker
+        try:
+            yield
+        finally:
+            self._taker = None
 
     def __call__(self, signum: int, _frame: object) -> None:
         """Take a signal."""
+        if self._taker is not None:
+            self._taker(signum)
+            return
         if self.signum:
             left = f"\nLeft as it is{'; ' + self._leave_hint if self._leave_hint else ''}\n"
             # The signal may have come in the middle of a line that is being written: then the stream refuses another.
@@ -86,7 +103,7 @@ class _Interruption:
                 os.write(2, left.encode(errors="replace"))
             os._exit(128 + signum)
         self.signum = signum
-        self._cancel()
+        self._first()
 
 
 def report(error: BootstrapError, look: Look) -> int:

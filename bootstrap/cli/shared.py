@@ -79,7 +79,7 @@ def choose_progress(look: Look) -> Progress:
 def run_work(work: Callable[[], Awaitable[T]], progress: Progress, leave_hint: str = "") -> T:
     """Run a verb's work, and leave the terminal as it was found."""
     try:
-        return running.run_async(work, progress, leave_hint=leave_hint)
+        return running.run_async(work, running.Interruption(progress, leave_hint))
     finally:
         progress.close()
 
