@@ -78,7 +78,7 @@ def run(command: tuple[str, ...], timeout: float, **flags: Any) -> None:
     embedded = embedded_spec(None, {})
     defaults = {"name": embedded.name, "base_port": embedded.base_port}
     spec = options.read_spec(flags, flags.pop("config"), defaults)
-    how = CreateOptions(timeout, owned=True, login=login, certificates=certificates)
+    how = CreateOptions(timeout, owner=os.getpid(), login=login, certificates=certificates)
     progress = choose_progress(look)
     hint = style.in_this_program(f"remove it with `valkey-bootstrap delete --name {spec.name}`", look.state_root)
     # What our caller ignores stays ignored, by the command, too: after nohup a hangup is nobody's business.
