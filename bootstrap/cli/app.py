@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bootstrap.cli import creating, doctoring, managing, options, running
+from bootstrap.cli import creating, doctoring, exporting, managing, options, running
 from bootstrap.cli.options import Look
 from bootstrap.cli.shared import PROGRAM, Exit, print_lines
 from bootstrap.errors import BootstrapError, UsageError
@@ -88,6 +88,7 @@ for _verb in (
     managing.status,
     managing.wait,
     managing.logs,
+    exporting.export,
     managing.delete,
     doctoring.doctor,
 ):

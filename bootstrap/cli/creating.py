@@ -116,8 +116,7 @@ def _show_created(made: Created, look: Look, state_root: str | None) -> None:
         }
         print_lines([render.as_json(status.as_dict() | outcome)])
     elif look.output == "env":
-        login = made.deployment.user, made.deployment.password_file, made.deployment.ca_file
-        print_lines(render.environment_text(made.plan.name, nodes, *login))
+        print_lines(render.environment_text(made.plan.name, nodes, made.deployment))
     elif look.quiet:
         print_lines([render.hosts_line(nodes)])
     else:
