@@ -25,9 +25,9 @@ def about_files(contact: Contact, mark: str) -> list[str]:
     """A comment for whoever runs it where the files that it reads are not."""
     if not (contact.elsewhere and contact.files):
         return []
-    what = "this file is" if len(contact.files) == 1 else "these files are"
+    what, them = ("This file is", "it") if len(contact.files) == 1 else ("These files are", "them")
     return [
-        f"{mark} {what} on the machine that the cluster was made on: copy or mount what this program reads there,",
-        f"{mark} and write down where it is then.",
+        f"{mark} {what} on the machine that the cluster was made on: copy or mount {them} where this program runs,",
+        f"{mark} and correct the name below if it is another one there.",
         *(f"{mark}   {file}" for file in contact.files),
     ]

@@ -35,11 +35,11 @@ SNIPPETS = ("redis-py", "valkey-py", "glide", "ioredis", "iovalkey")
 """The libraries that are here, as `export` names them."""
 
 
-def snippet_command(library: str, text: str) -> list[str]:
+def snippet_command(library: str, text: str, python: str = os.path.realpath(sys.executable)) -> list[str]:
     """The command that runs a snippet as it is; its working folder must be `CLIENTS` for Node.js."""
     if library in ("ioredis", "iovalkey"):
         return [node_program(), "-e", text]
-    return [os.path.realpath(sys.executable), "-W", "error", "-c", text]
+    return [python, "-W", "error", "-c", text]
 
 
 def printed_by(argv: list[str], **variables: str) -> str:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -392,7 +393,7 @@ def test_container_addresses_seen_from_another_machine(theirs: Theirs) -> None:
         # What is printed to paste works: real client libraries write and read through it, on every node.
         for client, key in zip(SNIPPETS, ("key", "a", "b", "c", "d"), strict=True):
             text = snippet_of(command("doctor", *where, "--client", client).stdout.splitlines())
-            argv = snippet_command(client, text.replace('"key"', f'"{key}"'))
+            argv = snippet_command(client, text.replace('"key"', f'"{key}"'), sys.executable)
             assert run_in(command.pid, *argv, cwd=CLIENTS) == "value\n"
 
 

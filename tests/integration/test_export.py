@@ -147,12 +147,3 @@ def test_both_audiences_of_containers(contained: Containers, library: str) -> No
     assert "127.0.0.1" not in text
     assert "copy or mount" in text
     assert run_inside(contained, snippet_command(library, text), **inside) == "value\n"
-
-
-@pytest.mark.docker
-def test_what_is_announced_for_this_machine_only_is_refused_elsewhere(containers: Containers) -> None:
-    containers.ok(*THREE, "--announce", "client-address")
-    told = containers("export", "--audience", "network")
-    assert (told.returncode, told.stdout) == (2, "")
-    assert "has no addresses for clients on the network (no-such-audience)" in told.stderr
-    assert printed_by(snippet_command("valkey-py", containers.ok("export", "--client", "valkey-py"))) == "value\n"
