@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from bootstrap.events import Event, Observer, Phase, Timeline
+    from bootstrap.exports.clients import snippet
+    from bootstrap.exports.contacts import Contact
     from bootstrap.handle import Cluster, attach, cluster, clusters, create, delete, form, plan
     from bootstrap.judging.evidence import Finding
     from bootstrap.operations.deployment import Node
@@ -54,6 +56,8 @@ _HOMES = {
         "UsageError"
     ),
     "bootstrap.events": "Event Observer Phase Timeline",
+    "bootstrap.exports.clients": "snippet",
+    "bootstrap.exports.contacts": "Contact",
     "bootstrap.handle": "Cluster attach cluster clusters create delete form plan",
     "bootstrap.judging.evidence": "Finding",
     "bootstrap.operations.deployment": "Node",
@@ -70,9 +74,9 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [  # noqa: RUF022 - in the order of a first reading
-    "cluster", "create", "attach", "delete", "clusters", "form", "plan",
+    "cluster", "create", "attach", "delete", "clusters", "form", "plan", "snippet",
     "Cluster", "ClusterSpec", "SpecFields", "Login", "Certificates",
-    "Site", "Plan", "PlannedNode", "Node", "Address", "Record",
+    "Site", "Plan", "PlannedNode", "Node", "Address", "Record", "Contact",
     "Status", "NodeStatus", "Diagnosis", "Finding", "Event", "Observer", "Phase", "Timeline",
     "BootstrapError", "UsageError", "SpecError", "Problem", "RuntimeUnavailable", "Conflict", "Taken",
     "PortTaken", "NodeFailed", "NotConverged", "blocking", "__version__",

@@ -105,9 +105,7 @@ def tell_ready(made: Created, look: Look, ending: str = "") -> None:
 
 def variables_of(made: Created) -> dict[str, str]:
     """The environment variables that lead clients to a cluster."""
-    deployment = made.deployment
-    login = deployment.user, deployment.password_file, deployment.ca_file
-    return render.environment(made.plan.name, deployment.nodes, *login)
+    return render.environment(made.plan.name, made.deployment.nodes, made.deployment)
 
 
 def _show_created(made: Created, look: Look, state_root: str | None) -> None:

@@ -9,11 +9,12 @@ import click
 
 from bootstrap.cli import options, render, style
 from bootstrap.cli.shared import Exit, choose_progress, print_lines, run_work, take_look, take_which
-from bootstrap.exports.remap import CLIENTS, remap_text
+from bootstrap.exports.clients import CLIENTS, snippet_lines
+from bootstrap.exports.contacts import contact_of
 from bootstrap.planning.text import plural
 
 if TYPE_CHECKING:
-    from bootstrap.exports.remap import Client
+    from bootstrap.exports.clients import Client
     from bootstrap.judging.evidence import Finding
     from bootstrap.operations.doctor import Diagnosis
 
@@ -64,10 +65,10 @@ def _text(found: Diagnosis, client: Client | None, told: style.Style) -> Iterato
         yield from _finding(finding, told)
         yield ""
     if found.remap:
-        library = client or "redis-py"
+        library, contact = client or "redis-py", contact_of(found.status, remap=found.remap)
         yield f"Clients here reach the cluster when they map what it announces, as in {library}:"
         yield ""
-        yield from (f"    {line}" for line in remap_text(library, found.remap))
+        yield from (f"    {line}".rstrip() for line in snippet_lines(library, contact))
         yield ""
     elif client and found.healthy:
         yield "Clients here need no address map: what is announced works"

@@ -398,10 +398,16 @@ def take_credentials(flags: dict[str, Any]) -> Credentials:
     """
     from bootstrap.formation.base import Credentials, Encryption
 
-    password = read_password(flags.pop("password_file", None))
+    password_file = flags.pop("password_file", None)
+    password = read_password(password_file)
     ca, certificate, key = (flags.pop(name, None) for name in ("tls_ca", "tls_cert", "tls_key"))
     encryption = None
     if flags.pop("tls", False) or ca:
         text = read_secret(ca, "bad-certificates") if ca else ""
-        encryption = Encryption(text, str(certificate or ""), str(key or ""))
-    return Credentials(password, flags.pop("user", None), encryption)
+        encryption = Encryption(text, _path(certificate), _path(key), _path(ca))
+    return Credentials(password, flags.pop("user", None), encryption, _path(password_file))
+
+
+def _path(file: Path | None) -> str:
+    """A file's whole name, for lines that may be copied to elsewhere."""
+    return str(file.absolute()) if file else ""

@@ -31,6 +31,7 @@ class Addressed(Protocol):
         """Where it is reached."""
 
 
+PASSWORD_VARIABLE = "VALKEY_BOOTSTRAP_PASSWORD"  # noqa: S105 -- a variable's name
 HEADINGS = ("NODE", "ROLE", "ADDRESS", "ANNOUNCED", "SLOTS / PRIMARY", "ZONE")
 
 
@@ -172,21 +173,41 @@ def _without_repeated_names(rows: Sequence[Sequence[str]]) -> list[list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class _Login:
-    """How clients are told to log in, in lines to copy: the password is read from the file that it is kept in."""
+    """How clients are told to log in, in lines to copy: the password is read from where it is, and never in them.
 
-    user: str
+    Args:
+        user: whom they log in as, None for no login.
+        password_file: its first line is the password; "" where it is that of the environment.
+        tls: connections are encrypted.
+        ca_file: the certificates to trust, "" for the system's.
+        shown: the certificate to show and its key, where servers ask for one.
+    """
+
+    user: str | None
     password_file: str
-    ca_file: str
+    tls: bool = False
+    ca_file: str = ""
+    shown: tuple[str, str] = ("", "")
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> _Login:
+        """That of a cluster."""
+        encryption = deployment.access.credentials.encryption
+        shown = (encryption.certificate, encryption.key) if encryption else ("", "")
+        return cls(deployment.user, deployment.password_file, deployment.tls, deployment.ca_file, shown)
 
     @property
     def shell(self) -> str:
         """What stands before a command; ``valkey-cli`` reads the variable."""
-        return f'REDISCLI_AUTH="$(cat {shlex.quote(self.password_file)})" ' if self.password_file else ""
+        if not self.user:
+            return ""
+        kept = f"$(head -n 1 {shlex.quote(self.password_file)})" if self.password_file else f"${PASSWORD_VARIABLE}"
+        return f'REDISCLI_AUTH="{kept}" '
 
     @property
     def named(self) -> str:
         """The user, where there is one with a name."""
-        return self.user if self.user != DEFAULT_USER else ""
+        return self.user if self.user and self.user != DEFAULT_USER else ""
 
     def flags(self, ca_file: str = "") -> str:
         """Flags of ``valkey-cli``.
@@ -194,15 +215,24 @@ class _Login:
         Args:
             ca_file: where it finds the authority's certificate, if not where it is kept.
         """
-        tls = f"--tls --cacert {shlex.quote(ca_file or self.ca_file)} " if self.ca_file else ""
-        return (f"--user {self.named} " if self.named else "") + tls
+        certificate, key = self.shown
+        files = {"--cacert": (ca_file or self.ca_file) if self.ca_file else "", "--cert": certificate, "--key": key}
+        given = [f"{flag} {shlex.quote(file)} " for flag, file in files.items() if file]
+        user = f"--user {shlex.quote(self.named)} " if self.named else ""
+        return user + ("".join(["--tls ", *given]) if self.tls else "")
 
     @property
     def python(self) -> str:
         """Arguments of a cluster client."""
-        user = f', username="{self.named}"' if self.named else ""
-        password = f"{user}, password=open({self.password_file!r}).read()" if self.password_file else ""
-        return password + (f", ssl=True, ssl_ca_certs={self.ca_file!r}" if self.ca_file else "")
+        found = [f', username="{self.named}"'] if self.named else []
+        if self.user:
+            kept = f"open({self.password_file!r}).readline().rstrip('\\n')"
+            found.append(f", password={kept if self.password_file else f'os.environ[{PASSWORD_VARIABLE!r}]'}")
+        if self.tls:
+            certificate, key = self.shown
+            files = {"ssl_ca_certs": self.ca_file, "ssl_certfile": certificate, "ssl_keyfile": key}
+            found += [", ssl=True", *(f", {name}={file!r}" for name, file in files.items() if file)]
+        return "".join(found)
 
 
 def created_text(status: Status, plan: Plan, deployment: Deployment, *, program: str, where: str) -> Iterable[str]:
@@ -219,7 +249,7 @@ def created_text(status: Status, plan: Plan, deployment: Deployment, *, program:
     yield ""
     first = status.nodes[0].addresses.host
     replica = _replica_with("key", status)
-    login = _Login(deployment.user or DEFAULT_USER, deployment.password_file, deployment.ca_file)
+    login = _Login.of(deployment)
     cli = f"{plan.server.cli} {login.flags()}"
     lines = [
         ("python", f'redis.cluster.RedisCluster(host="{first.host}", port={first.port}{login.python})'),
@@ -229,7 +259,7 @@ def created_text(status: Status, plan: Plan, deployment: Deployment, *, program:
     if replica:
         there = f"-h {replica.host} -p {replica.port}"
         lines.append(("replica", f"(echo READONLY; echo GET key) | {login.shell}{cli}{there}"))
-    if login.password_file:
+    if login.password_file and status.runtime != "none":
         lines.append(("password", f"cat {shlex.quote(login.password_file)}"))
     if status.runtime != "none":
         lines += [
@@ -248,14 +278,14 @@ def _container_lines(plan: Plan, login: _Login) -> Iterable[tuple[str, str]]:
     inside = node.addresses.network
     # A client beside the servers cannot follow redirections that are meant for clients of this machine.
     follow = "-c " if inside else ""
-    variable = "-e REDISCLI_AUTH " if login.password_file else ""
+    variable = "-e REDISCLI_AUTH " if login.user else ""
     yield "exec", f"{login.shell}docker exec {variable}-it {node.name} {cli}{follow}-p {port}"
     if inside is None:
         return
     options = f"--network {plan.network.name} " if plan.announcement.strategy != "gateway" else ""
     options += "".join(f"--add-host {name}:{address} " for name, address in plan.announcement.mapping)
     # It asks for the password: a variable of a container is shown to everybody who may inspect it.
-    ask = "--askpass " if login.password_file else ""
+    ask = "--askpass " if login.user else ""
     if login.ca_file:
         options += f"-v {shlex.quote(login.ca_file)}:/{CA_FILE}:ro "
     there = f"{plan.server.cli} {login.flags(f'/{CA_FILE}')}{ask}-c -h {inside.host} -p {inside.port}"
@@ -269,23 +299,27 @@ def _replica_with(key: str, status: Status) -> Address | None:
     return next((n.addresses.host for n in status.nodes if owner and n.primary == owner), None)
 
 
-def environment(
-    name: str, nodes: Sequence[Addressed], user: str | None = None, password_file: str = "", ca_file: str = ""
-) -> dict[str, str]:
+def environment(name: str, nodes: Sequence[Addressed], deployment: Deployment | None = None) -> dict[str, str]:
     """The variables that lead clients to a cluster, empty where there is nothing to say.
 
     A password is named by its file, and never among them.
+
+    Args:
+        name: the cluster's.
+        nodes: planned or running.
+        deployment: the same, with the login; None of a plan.
     """
     first = nodes[0].addresses.host
+    tls = deployment is not None and deployment.tls
     return {
         "VALKEY_CLUSTER_NAME": name,
         "VALKEY_CLUSTER_NODES": hosts_line(nodes),
         "VALKEY_HOST": first.host,
         "VALKEY_PORT": str(first.port),
-        "VALKEY_URL": f"{'rediss' if ca_file else 'redis'}://{first}",
-        "VALKEY_USERNAME": user or "",
-        "VALKEY_PASSWORD_FILE": password_file,
-        "VALKEY_CA_FILE": ca_file,
+        "VALKEY_URL": f"{'rediss' if tls else 'redis'}://{first}",
+        "VALKEY_USERNAME": (deployment and deployment.user) or "",
+        "VALKEY_PASSWORD_FILE": deployment.password_file if deployment else "",
+        "VALKEY_CA_FILE": deployment.ca_file if deployment else "",
     }
 
 

@@ -53,11 +53,13 @@ class Encryption:
         ca: the certificates of the authorities that are trusted, PEM; "" trusts those of the system.
         certificate: the path of a certificate to show, "" for none.
         key: the path of its key.
+        ca_file: where `ca` was read from, "" if nowhere.
     """
 
     ca: str = field(default="", repr=False)
     certificate: str = ""
     key: str = ""
+    ca_file: str = ""
 
     def context(self) -> ssl.SSLContext:
         """The same for Python's own connections."""
@@ -71,11 +73,19 @@ class Encryption:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How to log in; never part of a plan, an event, a record or a message."""
+    """How to log in; never part of a plan, an event, a record or a message.
+
+    Args:
+        password: the secret, None for no login.
+        username: whose it is, None for the default user.
+        encryption: None for connections in plain text.
+        password_file: where the password was read from, "" if nowhere.
+    """
 
     password: str | None = field(default=None, repr=False)
     username: str | None = None
     encryption: Encryption | None = None
+    password_file: str = ""
 
 
 class NodeClient(Protocol):

@@ -11,6 +11,7 @@ from bootstrap.errors import UsageError
 from bootstrap.formation.base import Connect, Connector, Credentials
 from bootstrap.formation.clients import Clients, open_clients
 from bootstrap.planning.addressing import Address, NodeAddresses
+from bootstrap.planning.spec import DEFAULT_USER
 from bootstrap.planning.text import listing
 from bootstrap.runtimes.base import Record, Runtime
 
@@ -94,6 +95,22 @@ def deployment_of(record: Record, runtime: Runtime, access: Access) -> Deploymen
     """The deployment of a recorded cluster."""
     nodes = tuple(Node(each.name, each.index, each.host, each.zone, each.addresses) for each in record.nodes)
     return Deployment(record.name, runtime, access, nodes)
+
+
+def deployment_of_others(name: str, access: Access, nodes: tuple[Node, ...]) -> Deployment:
+    """Servers that somebody else runs: of their login is known what was given."""
+    login = access.credentials
+    encryption = login.encryption
+    return Deployment(
+        name=name,
+        runtime=None,
+        access=access,
+        nodes=nodes,
+        user=None if login.password is None else login.username or DEFAULT_USER,
+        password_file=login.password_file,
+        tls=encryption is not None,
+        ca_file=encryption.ca_file if encryption else "",
+    )
 
 
 def resolve_node(ref: str | int, nodes: Sequence[Node], ids: Mapping[str, str] | None = None) -> Node:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from bootstrap.formation.base import Unreachable
 from bootstrap.formation.clients import open_clients
 from bootstrap.judging.views import Silent, seen
-from bootstrap.operations.deployment import Access, Deployment, Node
+from bootstrap.operations.deployment import Access, Deployment, Node, deployment_of_others
 from bootstrap.planning.addressing import Address, NodeAddresses
 from bootstrap.planning.spec import BUS_OFFSET
 
@@ -62,12 +62,8 @@ async def discover(seeds: Sequence[Address], access: Access, *, every_seed: bool
     if every_seed:
         taken = {address for _, address, _ in ordered}
         ordered += [((True, (), str(seed)), seed, seed.port + BUS_OFFSET) for seed in seeds if seed not in taken]
-    return Deployment(
-        name=str(seeds[0]),
-        runtime=None,
-        access=access,
-        nodes=tuple(_node(index, address, bus) for index, (_, address, bus) in enumerate(ordered)),
-    )
+    found_nodes = tuple(_node(index, address, bus) for index, (_, address, bus) in enumerate(ordered))
+    return deployment_of_others(str(seeds[0]), access, found_nodes)
 
 
 def _node(index: int, address: Address, bus_port: int) -> Node:

@@ -16,7 +16,7 @@ from bootstrap.formation.window import foreign_window
 from bootstrap.judging.admission import Fault, admit
 from bootstrap.judging.views import NodeView, Views, seen
 from bootstrap.operations.create import Created, announce_plan
-from bootstrap.operations.deployment import Access, Deployment, Node
+from bootstrap.operations.deployment import Access, Node, deployment_of_others
 from bootstrap.operations.formed import Deadline, Formation, form_and_prove, refusal
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.placement import Place
@@ -116,7 +116,7 @@ async def form(
     seconds = reporter.elapsed
     reporter.emit("cluster.ready", seconds=round(seconds, 3), created=formed, floor=None)
     nodes = tuple(Node(n.name, n.index, n.host, n.zone, n.addresses) for n in plan.nodes)
-    deployment = Deployment(reporter.cluster, None, access, nodes)
+    deployment = deployment_of_others(reporter.cluster, access, nodes)
     return Created(deployment, plan, views, formed, formed, seconds, reporter.timeline)
 
 

@@ -89,6 +89,15 @@ class NodeAddresses:
         """Where the other nodes reach the cluster bus."""
         return Address(self.meet.host, self.bus_port)
 
+    @property
+    def routed(self) -> bool:
+        """Whether clients on this machine get through to where the nodes send them.
+
+        They do not where only the nodes' own addresses are announced and this package itself takes another way: a
+        ``fixed-address`` of an engine that keeps its containers' addresses to itself.
+        """
+        return self.announced in (None, self.host, self.control) or self.announced != self.meet
+
     def of(self, audience: Audience) -> Address | None:
         """The address for an audience, or None where it has none."""
         return self.host if audience == "host" else self.network

@@ -31,10 +31,21 @@ def keys_through(library: str, address: tuple[str, int], prefix: str, keys: int)
     return [*program, library, address[0], str(address[1]), prefix, str(keys)]
 
 
+SNIPPETS = ("redis-py", "valkey-py", "glide", "ioredis", "iovalkey")
+"""The libraries that are here, as `export` names them."""
+
+
+def snippet_command(library: str, text: str, python: str = os.path.realpath(sys.executable)) -> list[str]:
+    """The command that runs a snippet as it is; its working folder must be `CLIENTS` for Node.js."""
+    if library in ("ioredis", "iovalkey"):
+        return [node_program(), "-e", text]
+    return [python, "-W", "error", "-c", text]
+
+
 def printed_by(argv: list[str], **variables: str) -> str:
     """What a program prints here, with these further variables; it must end with exit code 0."""
     path = os.pathsep.join(each for each in sys.path if each)
     env = {**os.environ, "PYTHONPATH": path, **variables}
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False, env=env)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False, env=env, cwd=CLIENTS)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from bootstrap.runtimes.engine.sidecar import PROBE
 from .conftest import free_block, require_root, until
 from .containers import CLIENT, Containers, make, remove
 from .engines import Inside, into
-from .libraries import CLIENTS, node_program
+from .libraries import CLIENTS, SNIPPETS, snippet_command
 from .networks import own_network, run_in
 from .test_doctor import Case
 from .verdicts import check, finding_in, plain
@@ -390,57 +390,15 @@ def test_container_addresses_seen_from_another_machine(theirs: Theirs) -> None:
         )
         document = json.loads(command("doctor", *where, "-o", "json").stdout)
         assert document["remap"] == {f"{a}:6379": b for a, b in zip(addresses, where, strict=True)}
-        # What is printed to paste works: real client libraries write and read through it.
-        for client, program in SNIPPET_USERS.items():
-            snippet = snippet_of(command("doctor", *where, "--client", client).stdout.splitlines())
-            argv = [node_program(), "-e"] if client in ("ioredis", "iovalkey") else [sys.executable, "-c"]
-            ready = program.replace("SNIPPET", textwrap.indent(snippet, "    ") if "async def" in program else snippet)
-            assert run_in(command.pid, *argv, ready, cwd=CLIENTS) == "99\n"
-
-
-_SYNC = """
-SNIPPET
-for n in range(100):
-    client.set(n, n)
-    assert int(client.get(n)) == n
-print(n)
-"""
-_JAVASCRIPT = """
-SNIPPET
-(async () => {
-  let n = 0;
-  for (; n < 100; n++) {
-    await client.set(n, n);
-    if ((await client.get(n)) !== `${n}`) process.exit(1);
-  }
-  console.log(n - 1);
-  client.disconnect();
-})();
-"""
-SNIPPET_USERS = {
-    "redis-py": _SYNC,
-    "valkey-py": _SYNC,
-    "ioredis": _JAVASCRIPT,
-    "iovalkey": _JAVASCRIPT,
-    "glide": """
-import anyio
-
-async def main():
-SNIPPET
-    for n in range(100):
-        await client.set(str(n), str(n))
-        assert int(await client.get(str(n))) == n
-    print(n)
-    await client.close()
-
-anyio.run(main)
-""",
-}
-"""What uses a snippet, by library."""
+        # What is printed to paste works: real client libraries write and read through it, on every node.
+        for client, key in zip(SNIPPETS, ("key", "a", "b", "c", "d"), strict=True):
+            text = snippet_of(command("doctor", *where, "--client", client).stdout.splitlines())
+            argv = snippet_command(client, text.replace('"key"', f'"{key}"'), sys.executable)
+            assert run_in(command.pid, *argv, cwd=CLIENTS) == "value\n"
 
 
 def snippet_of(lines: list[str]) -> str:
     """The lines to paste, of what the doctor prints."""
     start = next(index for index, line in enumerate(lines) if line.startswith("Clients here"))
-    block = lines[start + 2 :]
-    return "\n".join(line.removeprefix("    ") for line in block[: block.index("")])
+    block = itertools.takewhile(lambda line: not line or line.startswith("    "), lines[start + 2 :])
+    return "\n".join(line.removeprefix("    ") for line in block)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -193,12 +195,29 @@ def test_a_password(command: Command, start: Start, tmp_path: Path, valkey_cli: 
         assert done.returncode == 0, done.stderr
         said.append(done.stdout + done.stderr)
     assert_formed(servers, 2, valkey_cli, PASSWORD)
+    assert_lines_to_copy_log_in(caller, said[0], valkey_cli)
     waited = caller("wait", servers[3].address, "--nodes", 4, *options, "-vv")
     assert waited.returncode == 0, waited.stderr
     assert PASSWORD not in "".join([*said, waited.stdout, waited.stderr])
     # No flag takes the password itself, which every user of the machine could read from the process list.
     told = command.fails(2, "form", *addresses(servers), "--password", PASSWORD)
     assert PASSWORD not in told
+
+
+def assert_lines_to_copy_log_in(caller: Command, printed: str, valkey_cli: str) -> None:
+    """They read the password from where it was given."""
+    lines = dict(re.findall(r"^(python|shell) +(.*)$", printed, re.MULTILINE))
+    program = f"import os, redis.cluster\nprint({lines['python']}.set('key', 'value'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=caller.env(), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout == "True\n", done.stderr
+    path = f"{Path(valkey_cli).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", lines["shell"].replace("redis-cli", "valkey-cli")],
+        env={**caller.env(), "PATH": path}, input="GET key\n", capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.stdout.split()[-1] == "value", done.stderr
 
 
 @pytest.mark.parametrize(("content", "words"), [("", "holds no password"), ("\nsecond", "holds no password")])

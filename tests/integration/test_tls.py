@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -306,7 +307,11 @@ def theirs(tmp_path: Path) -> Iterator[tuple[list[str], list[str]]]:
 def test_servers_of_somebody_else(command: Command, theirs: tuple[list[str], list[str]]) -> None:
     where, flags = theirs
     until(lambda: command("status", where[2], *flags).returncode == 0)
-    command.ok("form", *where, *flags)
+    made = command.ok("form", *where, *flags)
+    line = next(line for line in made.splitlines() if line.startswith("python "))
+    program = f"import redis.cluster\nprint({line.split(maxsplit=1)[1]}.set('key', 'value'))"
+    assert printed_by([sys.executable, "-c", program]) == "True\n"
+    assert " ".join(["--tls", *flags]).replace("--tls-", "--").replace("--ca", "--cacert") in made
     assert command.ok("doctor", where[1], *flags) == f'Cluster "{where[1]}" is healthy: 3 nodes\n'
     told = command.fails(5, "status", where[0], *flags[:2])
     assert "hangs up, as servers do that want to be shown a certificate (--tls-cert, --tls-key)" in told
