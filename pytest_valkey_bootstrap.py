@@ -24,7 +24,7 @@ import pytest
 if TYPE_CHECKING:
     from redis.cluster import RedisCluster
 
-    from bootstrap import BootstrapError, ClusterSpec, SpecFields
+    from bootstrap import BootstrapError, ClusterSpec, Login, SpecFields
     from bootstrap.blocking import Cluster
     from bootstrap.planning.spec import RuntimeKind
 
@@ -44,7 +44,9 @@ _run = pytest.StashKey["Run"]()
 class ClusterFactory(Protocol):
     """What `valkey_cluster_factory` gives."""
 
-    def __call__(self, spec: ClusterSpec | None = None, /, **fields: Unpack[SpecFields]) -> Cluster:
+    def __call__(
+        self, spec: ClusterSpec | None = None, /, *, login: Login | str | None = None, **fields: Unpack[SpecFields]
+    ) -> Cluster:
         """A cluster of this specification: the same one each time."""
 
 
@@ -81,15 +83,13 @@ def _option(config: pytest.Config, name: str) -> Any:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Say it once, and at the beginning, when the package cannot be imported."""
     used = any(_FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items)
-    if used and (other := _shadow()):
-        raise pytest.UsageError(
-            f"`import bootstrap` gives {other}, not the package of valkey-bootstrap, which the fixtures of"
-            f" {', '.join(sorted(_FIXTURES))} need: rename it, or put it inside a package of your own"
-        )
+    # A worker of pytest-xdist that refuses ends the run with an internal error: there each test says it.
+    if used and not _run_of(session.config).worker and (problem := _problem()):
+        raise pytest.UsageError(problem)
 
 
-def _shadow() -> str:
-    """What is imported in the package's place; "" where nothing is in its way."""
+def _problem() -> str:
+    """Why the package cannot be used; "" where nothing is in its way."""
     ours = Path(__file__).resolve().parent / "bootstrap" / "__init__.py"
     loaded = sys.modules.get("bootstrap")
     if loaded is not None:
@@ -97,7 +97,12 @@ def _shadow() -> str:
     else:
         found = importlib.util.find_spec("bootstrap")
         origin = (found.origin or str(found.submodule_search_locations)) if found else "nothing"
-    return "" if origin == str(ours) or Path(origin).resolve() == ours else origin
+    if Path(origin).resolve() == ours:
+        return ""
+    return (
+        f"`import bootstrap` gives {origin}, not the package of valkey-bootstrap, which the fixtures of valkey_cluster"
+        " need: rename it, or put it inside a package of your own"
+    )
 
 
 # One run of pytest, with its workers.
@@ -171,7 +176,7 @@ class Pool:
 
     config: pytest.Config
     run: Run
-    own: dict[str, Cluster] = field(default_factory=dict)
+    own: dict[tuple[str, Login], Cluster] = field(default_factory=dict)
     shared: Cluster | None = None
     swept: bool = False
 
@@ -180,26 +185,26 @@ class Pool:
         """All of them."""
         return (*self.own.values(), *((self.shared,) if self.shared else ()))
 
-    def get(self, spec: ClusterSpec) -> Cluster:
+    def get(self, spec: ClusterSpec, login: Login) -> Cluster:
         """This process's cluster of a specification, made at the first call."""
-        key = repr(spec)
+        key = (repr(spec), login)
         if key not in self.own:
-            self.own[key] = self._make(spec, secrets.token_hex(4))
+            self.own[key] = self._make(spec, login, secrets.token_hex(4))
         return self.own[key]
 
-    def get_shared(self, spec: ClusterSpec) -> Cluster:
+    def get_shared(self, spec: ClusterSpec, login: Login) -> Cluster:
         """The cluster of all workers: the first one makes it, the others find it made."""
         with self.run.lock("shared"):
-            self.shared = self._make(spec, sha256(self.run.id.encode()).hexdigest()[:8])
+            self.shared = self._make(spec, login, sha256(self.run.id.encode()).hexdigest()[:8])
         return self.shared
 
-    def _make(self, spec: ClusterSpec, suffix: str) -> Cluster:
+    def _make(self, spec: ClusterSpec, login: Login, suffix: str) -> Cluster:
         from bootstrap import RuntimeUnavailable, blocking, handle
         from bootstrap.operations.create import CreateOptions, create
 
         # Letters only at the end: node names then need no hyphen.
         spec = replace(spec, name=f"{PREFIX}{suffix}x")
-        options = CreateOptions(float(self.config.getini("valkey_timeout")), owner=self.run.owner)
+        options = CreateOptions(_timeout(self.config), owner=self.run.owner, login=login)
         try:
             self._sweep(spec)
             self._note(spec)
@@ -257,6 +262,12 @@ def valkey_cluster_spec() -> ClusterSpec | SpecFields | None:
 
 
 @pytest.fixture(scope="session")
+def valkey_cluster_login() -> Login | str | None:
+    """Who gets into `valkey_cluster`: override it with a password, or a `bootstrap.Login`."""
+    return None
+
+
+@pytest.fixture(scope="session")
 def valkey_cluster_factory(request: pytest.FixtureRequest) -> Iterator[ClusterFactory]:
     """A function that gives clusters: for each specification one, which lives until the end of the session.
 
@@ -265,8 +276,10 @@ def valkey_cluster_factory(request: pytest.FixtureRequest) -> Iterator[ClusterFa
     """
     pool = _pool_of(request.config)
 
-    def make(spec: ClusterSpec | None = None, /, **fields: Unpack[SpecFields]) -> Cluster:
-        return pool.get(_spec(request.config, spec, fields))
+    def make(
+        spec: ClusterSpec | None = None, /, *, login: Login | str | None = None, **fields: Unpack[SpecFields]
+    ) -> Cluster:
+        return pool.get(_spec(request.config, spec, fields), _login(login))
 
     yield make
     pool.close()
@@ -277,6 +290,7 @@ def valkey_cluster(
     request: pytest.FixtureRequest,
     valkey_cluster_factory: ClusterFactory,
     valkey_cluster_spec: ClusterSpec | SpecFields | None,
+    valkey_cluster_login: Login | str | None,
 ) -> Cluster:
     """A cluster for all tests: 6 nodes and 1 replica unless `valkey_cluster_spec` says otherwise.
 
@@ -287,8 +301,8 @@ def valkey_cluster(
     spec = None if isinstance(valkey_cluster_spec, Mapping) else valkey_cluster_spec
     pool = _pool_of(request.config)
     if pool.run.worker and _option(request.config, "shared"):
-        return pool.get_shared(_spec(request.config, spec, fields))
-    return valkey_cluster_factory(spec, **fields)
+        return pool.get_shared(_spec(request.config, spec, fields), _login(valkey_cluster_login))
+    return valkey_cluster_factory(spec, login=valkey_cluster_login, **fields)
 
 
 @pytest.fixture
@@ -312,8 +326,16 @@ def valkey_cluster_client(valkey_clean_cluster: Cluster) -> Iterator[RedisCluste
 
 def _pool_of(config: pytest.Config) -> Pool:
     if _pool not in config.stash:
+        if problem := _problem():
+            pytest.fail(problem, pytrace=False)
         config.stash[_pool] = Pool(config, _run_of(config))
     return config.stash[_pool]
+
+
+def _login(given: Login | str | None) -> Login:
+    from bootstrap import Login
+
+    return given if isinstance(given, Login) else Login(given)
 
 
 def _timeout(config: pytest.Config) -> float:
@@ -338,16 +360,16 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test shows what the servers logged last, and errors of the package as people read them."""
     report = yield
-    if not report.failed or not (_FIXTURES & set(getattr(item, "fixturenames", ()))):
+    used = _FIXTURES & set(getattr(item, "fixturenames", ()))
+    if not (report.failed and used and _pool in item.config.stash):
         return report
     if call.excinfo is not None and report.when == "setup":
         from bootstrap import BootstrapError
 
         if isinstance(error := call.excinfo.value, BootstrapError):
             report.longrepr = _words(error)
-    if _pool in item.config.stash:
-        for cluster in item.config.stash[_pool].clusters:
-            report.sections.append((f"last log lines of {cluster.name}", _last_lines(cluster)))
+    for cluster in item.config.stash[_pool].clusters:
+        report.sections.append((f"last log lines of {cluster.name}", _last_lines(cluster)))
     return report
 
 

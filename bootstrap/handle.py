@@ -32,6 +32,7 @@ from bootstrap.runtimes import Found, everywhere
 if TYPE_CHECKING:
     from redis.asyncio.cluster import RedisCluster
 
+    from bootstrap.exports.clients import Client
     from bootstrap.operations.doctor import Diagnosis
     from bootstrap.operations.status import Status
     from bootstrap.runtimes.base import Record
@@ -86,6 +87,12 @@ class Handle:
         if self._deployment.ca_file:
             return {"ssl": True, "ssl_ca_certs": self._deployment.ca_file}
         return {"ssl": True, **({"ssl_ca_data": encryption.ca} if encryption.ca else {})}
+
+    def snippet(self, client: Client, audience: Audience = "host") -> str:
+        """A program for a client library, with what it needs for that audience; see `bootstrap.snippet`."""
+        from bootstrap.exports.clients import snippet
+
+        return snippet(client, self._deployment, audience)
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name!r}, {len(self.nodes)} nodes from {self.nodes[0].addresses.host}>"

@@ -270,7 +270,7 @@ def test_signals_are_passed_on_once(kept: Command, tmp_path: Path) -> None:
 
 
 def test_a_signal_that_ends_the_command(command: Command) -> None:
-    with started(command, "sh", "-c", "echo up; read nothing") as process:
+    with started(command, "sh", "-c", "echo up; exec sleep 60") as process:
         assert line_of(process) == "up"
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=20)
@@ -366,7 +366,7 @@ def test_a_second_signal_leaves_the_cluster_and_says_how_to_remove_it(command: C
 
 
 def test_a_run_that_is_killed_leaves_an_orphan(command: Command) -> None:
-    with started(command, "--name", "alone", "sh", "-c", "echo up; read nothing") as process:
+    with started(command, "--name", "alone", "sh", "-c", "echo up; exec sleep 60") as process:
         assert line_of(process) == "up"
         (record,) = command.json("list")["clusters"]
         assert (record["name"], record["orphan"]) == ("alone", False)
