@@ -229,26 +229,37 @@ class _Asked:
     def answer(self, command: Command) -> Reply:
         word, *args = command
         match word, args:
-            case "PING", []:
-                return "PONG"
+            case ("PING", []) | ("CLIENT", ["UNPAUSE"]) | ("SCRIPT", ["FLUSH", *_]) | ("SELECT", ["0"]):
+                return "PONG" if word == "PING" else "OK"
             case "INFO", [section]:
                 return self._info(section)
-            case "FUNCTION", ["LIST" | "FLUSH" as what]:
+            case "FUNCTION", ["LIST" | "FLUSH" as what, *_]:
                 return self._functions(what)
             case "CONFIG", ["GET" | "SET", key, *value]:
                 return self._configure(key, value[0]) if value else self._configured(key)
             case (("SET" | "GET" | "DEL"), [key, *rest]):
                 return self._keyed(word, key, *rest)
-            case (("CLUSTER" | "WAIT"), _):
-                return self._cluster(*args) if word == "CLUSTER" else self.simulation.wait(self.name)
+            case (("CLUSTER" | "WAIT" | "FLUSHALL" | "FLUSHDB"), _):
+                return self._change_or_tell(word, args)
             case _:
                 raise Refused(f"unknown command '{word}', with args beginning with: {' '.join(map(repr, args))} ")
+
+    def _change_or_tell(self, word: str, args: Sequence[str]) -> Reply:
+        if word == "CLUSTER":
+            return self._cluster(*args)
+        return self.simulation.wait(self.name) if word == "WAIT" else self._flush()
 
     def _functions(self, what: str) -> Reply:
         if what == "LIST":
             return [["library_name", each, "engine", "LUA", "functions", []] for each in self.server.functions]
         self.server.functions.clear()
         self.simulation.write(self.name)
+        return "OK"
+
+    def _flush(self) -> Reply:
+        if self._view().myself.role == "replica":
+            raise Refused("READONLY You can't write against a read only replica.")
+        self.simulation.flush(self.name)
         return "OK"
 
     def _view(self) -> NodeView:
@@ -320,6 +331,10 @@ class _Asked:
                 self.simulation.replicate(self.name, node_id)
             case "FORGET", [node_id]:
                 self.simulation.forget(self.name, node_id)
+            case "FAILOVER", []:
+                self.simulation.take_over(self.name)
+            case "RESET", ["HARD"]:
+                self.simulation.reset(self.name)
             case (("SET-CONFIG-EPOCH" | "ADDSLOTSRANGE" | "MEET" | "REPLICATE" | "FORGET"), _):
                 raise Refused(f"wrong number of arguments for 'cluster|{sub.lower()}' command")
             case _:

@@ -212,6 +212,7 @@ _FULL = "max number of clients"
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (redis_errors.NoPermissionError, "NOPERM"),
     (redis_errors.BusyLoadingError, "LOADING"),
+    (redis_errors.ReadOnlyError, "READONLY"),
     (redis_errors.MovedError, "MOVED"),
     (redis_errors.AskError, "ASK"),
     (redis_errors.ClusterDownError, "CLUSTERDOWN"),

@@ -319,6 +319,20 @@ class Simulation:
         del node.peers[node_id]
         node.banned.add(node_id)
 
+    def reset(self, name: str) -> None:
+        """CLUSTER RESET HARD: it knows nobody, owns nothing and has another id; of a replica the keys go, too."""
+        node = self._asked(name)
+        if node.primary is None and node.keys:
+            raise Refused("CLUSTER RESET can't be called with master nodes containing keys")
+        self.lose(name)
+
+    def flush(self, name: str) -> None:
+        """FLUSHALL."""
+        node = self._asked(name)
+        node.data.clear()
+        node.offset += WRITTEN
+        self._stirred = True
+
     def write(self, name: str) -> None:
         """A command that is replicated and changes nothing, such as FUNCTION FLUSH where there are none."""
         self._asked(name).offset += WRITTEN

@@ -7,12 +7,15 @@ from dataclasses import replace
 import anyio
 import pytest
 
+from bootstrap.events import Reporter
 from bootstrap.formation.base import ServerError, Unreachable
 from bootstrap.judging.views import NodeView, Peer, Silent, View
+from bootstrap.operations.reset import reset
+from bootstrap.operations.status import read_status
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.plan import Plan, PlannedNode
 from bootstrap.planning.slots import covering_key, key_slot
-from tests.contract.world import World
+from tests.contract.world import World, eventually
 
 NOBODY = "f" * 40
 
@@ -345,6 +348,62 @@ async def test_a_formed_cluster_takes_keys_and_refuses_changes_of_its_shape(worl
         "I can only replicate a master, not a replica.",
         "Slot 5 is already busy",
     ]
+
+
+async def test_a_replica_takes_over_and_a_primary_does_not(world: World) -> None:
+    plan = (await world.formed()).plan
+    assert plan.nodes[2].primary == plan.nodes[1].name
+    assert await world.asks(plan, 0, "CLUSTER FAILOVER") == ["You should send CLUSTER FAILOVER to a replica"]
+    assert await world.asks(plan, 2, "FLUSHDB SYNC", "CLUSTER FAILOVER") == [
+        "READONLY You can't write against a read only replica.",
+        "OK",
+    ]
+
+    async def swapped() -> bool:
+        views = [await view_of(world, plan, index) for index in range(4)]
+        return (views[1].myself.role, views[2].myself.role) == ("replica", "primary")
+
+    await eventually(swapped)
+    assert (await view_of(world, plan, 2)).myself.slots == plan.nodes[1].slots
+
+
+async def test_a_reset_node_knows_nobody_and_has_another_id(world: World) -> None:
+    plan = (await world.formed()).plan
+    before = await view_of(world, plan, 0)
+    key = covering_key(*plan.nodes[0].slots[0], "x")
+    assert await world.asks(plan, 0, f"SET {key} 1", "CLUSTER RESET HARD", "FLUSHALL SYNC", "CLUSTER RESET HARD") == [
+        "OK",
+        "CLUSTER RESET can't be called with master nodes containing keys",
+        "OK",
+        "OK",
+    ]
+    after = await view_of(world, plan, 0)
+    assert after.blank
+    assert after.id != before.id
+    assert (after.epoch, after.keys) == (0, {})
+
+
+async def test_a_cluster_is_what_it_was_made_as_again(world: World) -> None:
+    made = await world.formed()
+    plan, deployment = made.plan, made.deployment
+    key = covering_key(*plan.nodes[0].slots[0], "x")
+
+    async def ids_after_reset() -> list[str]:
+        await reset(deployment, plan, Reporter(plan.name), timeout=30)
+        status = await read_status(deployment)
+        assert status.healthy, status.agreement.doubts
+        assert status.agreement.layout == plan.layout
+        assert (await view_of(world, plan, 0)).keys == {}
+        return [node.id for node in status.nodes]
+
+    ids = [node.id for node in (await read_status(deployment)).nodes]
+    assert await world.asks(plan, 0, f"SET {key} 1") == ["OK"]
+    assert await ids_after_reset() == ids
+    assert await world.asks(plan, 2, "CLUSTER FAILOVER") == ["OK"]
+    await world.runtime.control(plan.name, plan.nodes[3].name, "kill")
+    await ids_after_reset()
+    assert await world.asks(plan, 0, "CLUSTER RESET HARD") == ["OK"]
+    assert set(await ids_after_reset()).isdisjoint(ids)
 
 
 async def test_a_cancelled_look_leaves_no_replies_for_the_next_command(world: World) -> None:
