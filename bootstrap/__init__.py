@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bootstrap.exports.contacts import Contact
     from bootstrap.handle import Cluster, attach, cluster, clusters, create, delete, form, plan
     from bootstrap.judging.evidence import Finding
+    from bootstrap.operations.call import Answer
     from bootstrap.operations.deployment import Node
     from bootstrap.operations.doctor import Diagnosis
     from bootstrap.operations.login import Login
@@ -60,6 +61,7 @@ _HOMES = {
     "bootstrap.exports.contacts": "Contact",
     "bootstrap.handle": "Cluster attach cluster clusters create delete form plan",
     "bootstrap.judging.evidence": "Finding",
+    "bootstrap.operations.call": "Answer",
     "bootstrap.operations.deployment": "Node",
     "bootstrap.operations.doctor": "Diagnosis",
     "bootstrap.operations.login": "Login",
@@ -77,7 +79,7 @@ __all__ = [  # noqa: RUF022 - in the order of a first reading
     "cluster", "create", "attach", "delete", "clusters", "form", "plan", "snippet",
     "Cluster", "ClusterSpec", "SpecFields", "Login", "Certificates",
     "Site", "Plan", "PlannedNode", "Node", "Address", "Record", "Contact",
-    "Status", "NodeStatus", "Diagnosis", "Finding", "Event", "Observer", "Phase", "Timeline",
+    "Status", "NodeStatus", "Answer", "Diagnosis", "Finding", "Event", "Observer", "Phase", "Timeline",
     "BootstrapError", "UsageError", "SpecError", "Problem", "RuntimeUnavailable", "Conflict", "Taken",
     "PortTaken", "NodeFailed", "NotConverged", "blocking", "__version__",
 ]  # fmt: skip

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from redis.cluster import RedisCluster
 
     from bootstrap.events import Observer
+    from bootstrap.operations.call import Answer, Which
     from bootstrap.operations.doctor import Diagnosis
     from bootstrap.operations.login import Login
     from bootstrap.operations.protection import Certificates
@@ -73,6 +74,14 @@ class Cluster(Handle):
     def logs(self, node: str | int, *, tail: int | None = None) -> str:
         """See `bootstrap.Cluster.logs`."""
         return run(lambda: self._running.logs(node, tail=tail))
+
+    def call(self, *command: str, which: Which | Sequence[str | int] = "all") -> list[Answer]:
+        """See `bootstrap.Cluster.call`."""
+        return run(lambda: self._running.call(*command, which=which))
+
+    def failover(self, node: str | int, *, timeout: float = 60.0, observer: Observer | None = None) -> Status:
+        """See `bootstrap.Cluster.failover`."""
+        return run(lambda: self._running.failover(node, timeout=timeout, observer=observer))
 
     def reset(self, *, timeout: float = 60.0, observer: Observer | None = None) -> None:
         """See `bootstrap.Cluster.reset`."""

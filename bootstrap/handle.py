@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from redis.asyncio.cluster import RedisCluster
 
     from bootstrap.exports.clients import Client
+    from bootstrap.operations.call import Answer, Which
     from bootstrap.operations.doctor import Diagnosis
     from bootstrap.operations.status import Status
     from bootstrap.runtimes.base import Record
@@ -143,6 +144,38 @@ class Cluster(Handle):
         """A node's log, or its last lines; raises `UsageError` for servers that somebody else runs."""
         text: str = await self._runtime().logs(self.name, self.node(node).name, tail=tail)
         return text
+
+    async def call(self, *command: str, which: Which | Sequence[str | int] = "all") -> list[Answer]:
+        """Run a command on all nodes at once, or on some; refusals and silent nodes are among the answers.
+
+        Args:
+            command: its words.
+            which: ``all``, ``primaries`` or ``replicas``, or some nodes as `node` takes them.
+
+        Raises:
+            UsageError: no command, or no such node.
+        """
+        from bootstrap.operations.call import call
+
+        return await call(self._deployment, command, which)
+
+    async def failover(self, node: str | int, *, timeout: float = 60.0, observer: Observer | None = None) -> Status:
+        """Let a replica take over gracefully, and wait until every node agrees that it has.
+
+        Args:
+            node: the replica; of a primary its best one takes over.
+            timeout: seconds.
+            observer: told every event.
+
+        Raises:
+            UsageError: no such node, or nobody can take over.
+            Conflict: the nodes do not agree on a healthy cluster beforehand.
+            NodeFailed: the server refused.
+            NotConverged: the time is up.
+        """
+        from bootstrap.operations.failover import failover
+
+        return await failover(self._deployment, node, Reporter(self.name, observer), timeout=timeout)
 
     async def reset(self, *, timeout: float = 60.0, observer: Observer | None = None) -> None:
         """Make it what it was when it was created, for the next test: all servers up, all roles home, nothing stored.

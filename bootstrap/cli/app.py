@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bootstrap.cli import commanding, creating, doctoring, exporting, managing, options, running
+from bootstrap.cli import commanding, creating, doctoring, exporting, managing, operating, options, running
 from bootstrap.cli.options import Look
 from bootstrap.cli.shared import PROGRAM, Exit, print_lines
 from bootstrap.errors import BootstrapError, UsageError
@@ -91,6 +91,8 @@ for _verb in (
     managing.status,
     managing.wait,
     managing.logs,
+    operating.call,
+    operating.failover,
     exporting.export,
     managing.delete,
     doctoring.doctor,

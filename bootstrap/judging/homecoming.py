@@ -1,4 +1,4 @@
-"""How nodes that agree come back to what they were planned as: for a cluster that is used again, as by the next test.
+"""Who leads next: how nodes that agree come back to what they were planned as, and who takes over from a primary.
 
 `next_steps` leaves a healthy cluster as it is, whoever leads. Here roles count: each planned primary leads its slots,
 with its planned replicas behind it. Nothing is lost by these steps: a graceful failover hands over everything.
@@ -41,3 +41,18 @@ def _steps(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iter
             yield Replicate(node.name, leader, nodes[leader].id)
         elif node.role == "primary" and view.link == "up":
             yield Failover(node.name)
+
+
+def heir(node: str, views: Views) -> str | None:
+    """Who is to lead: the node itself if it is a replica, otherwise the replica that has most of what it wrote.
+
+    Args:
+        node: a replica, or a primary.
+        views: what every node said.
+    """
+    nodes = seen(views)
+    if nodes[node].myself.role == "replica":
+        return node
+    following = [name for name, view in nodes.items() if view.myself.primary == nodes[node].id and view.link == "up"]
+    # The first of those that have as much, as servers rank them.
+    return max(following, key=lambda name: nodes[name].offset, default=None)

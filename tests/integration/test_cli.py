@@ -24,7 +24,7 @@ SPEC = ("--nodes", 4, "--replicas", 1, "--set", "enable-debug-command=yes")
 CREATE = (*SPEC, "--base-port", "auto")
 NODE_KEYS = {"name", "index", "host", "zone", "addresses"}
 SHAPE_KEYS = {"role", "slots", "primary"}
-VERBS = ("create", "form", "run", "status", "list", "wait", "doctor", "logs", "export", "delete")
+VERBS = ("create", "form", "run", "status", "list", "wait", "doctor", "logs", "call", "failover", "export", "delete")
 
 
 @pytest.fixture(scope="module")
