@@ -1,4 +1,4 @@
-"""How evenly do keys spread over a cluster, and does the count of primaries matter? Run it: python script.py"""
+"""How evenly do keys spread over a cluster, and does the number of primaries matter?"""
 
 from bootstrap import blocking
 

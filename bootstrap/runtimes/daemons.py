@@ -47,7 +47,7 @@ def spawn(server: str, config: Path, folder: Path) -> int:
 
 
 def _inheritable() -> list[int]:
-    """Open files that a server would inherit, such as the socket of a web server that reloads: it would keep the port."""
+    """Open files that a server would inherit: of the socket of a web server that reloads it would keep the port."""
     found = []
     for name in os.listdir("/dev/fd"):  # noqa: PTH208 - numbers, not paths
         # One that is closed by now, such as that of this listing, is nobody's any more.

@@ -3,7 +3,9 @@
 import time
 
 import redis
+from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
+from redis.retry import Retry
 
 from bootstrap.blocking import Cluster
 
@@ -15,7 +17,8 @@ def test_a_replica_takes_over_with_the_data(valkey_clean_cluster: Cluster, valke
     (lost,) = (each.name for each in valkey_clean_cluster.nodes if each.addresses.host.port == node.port)
     (heir,) = (each.index for each in valkey_clean_cluster.status().nodes if each.primary == lost)
 
-    with redis.Redis(host=node.host, port=node.port) as primary:
+    # Without retries: a server that has shut down is not to be asked again.
+    with redis.Redis(host=node.host, port=node.port, retry=Retry(NoBackoff(), 0)) as primary:
         assert primary.wait(1, 5000) == 1, "the replica has it"
         primary.shutdown(nosave=True)
     deadline = time.monotonic() + 30
