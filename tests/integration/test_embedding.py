@@ -28,7 +28,8 @@ LOOPS = ("asyncio", "uvloop")
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     if name == "asyncio":
         return asyncio.new_event_loop
-    return pytest.importorskip("uvloop", reason="there is no uvloop here").new_event_loop
+    made: Callable[[], asyncio.AbstractEventLoop] = pytest.importorskip("uvloop").new_event_loop
+    return made
 
 
 async def use(root: str, nodes: int = 2) -> bootstrap.Status:

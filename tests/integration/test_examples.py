@@ -1,16 +1,13 @@
-"""What is shown works: every example, and every Python snippet of README.md and docs/api.md."""
+"""What is shown works: every example, as it is."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,68 +18,11 @@ import yaml
 from bootstrap import blocking
 from bootstrap.runtimes.engine import facts
 
-from .conftest import Command, find_server, free_block, nodes_known_to, until
+from .conftest import free_block, nodes_known_to, until
 from .containers import image_of
+from .reader import EXAMPLES, Reader
 
 pytestmark = pytest.mark.servers
-
-PROJECT = Path(__file__).parents[2]
-EXAMPLES = PROJECT / "examples"
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Somebody who tries what is written, in a folder and with a home of his own, and without an engine."""
-
-    folder: Path
-
-    @property
-    def state(self) -> Path:
-        """Where his clusters are."""
-        return self.folder / "state" / "valkey-bootstrap"
-
-    def env(self, **more: str) -> dict[str, str]:
-        """His environment: the package and its command are installed."""
-        clean = {name: text for name, text in os.environ.items() if not name.startswith(("VALKEY_", "PYTEST_"))}
-        own = {
-            "HOME": str(self.folder),
-            "XDG_STATE_HOME": str(self.folder / "state"),
-            "TMPDIR": str(self.folder),
-            "DOCKER_HOST": f"unix://{self.folder}/no-engine",
-            "PYTHONPATH": str(PROJECT),
-            "PYTHONUNBUFFERED": "1",
-            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-            "NO_COLOR": "1",
-        }
-        return {**clean, **own, **more}
-
-    def run(self, *argv: str | Path, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        return subprocess.run(
-            argv, cwd=cwd or self.folder, env=self.env(**more), capture_output=True, text=True, timeout=120, check=False
-        )
-
-    def copy(self, example: str) -> Path:
-        """An example by itself, without what is around it here."""
-        return Path(shutil.copytree(EXAMPLES / example, self.folder / example))
-
-
-@pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
-    """A reader, who is left with nothing."""
-    made = Reader(tmp_path)
-    command = tmp_path / "bin" / "valkey-bootstrap"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m bootstrap "$@"\n')
-    command.chmod(0o755)
-    find_server("valkey-9.1")
-    yield made
-    left = blocking.clusters(runtime="process", state_root=str(made.state))
-    for record in left:
-        blocking.delete(record.name, runtime="process", state_root=str(made.state))
-    assert [record.name for record in left] == []
-    Command(made.state).assert_nothing_left()
-
 
 # FastAPI.
 
@@ -146,18 +86,18 @@ def test_the_suite(reader: Reader, workers: int) -> None:
 
 @pytest.mark.docker
 def test_the_suite_with_containers(reader: Reader, engine: docker.DockerClient) -> None:
-    where = {"DOCKER_HOST": facts.endpoint()}
-    done = run_suite(reader, "--valkey-runtime", "docker", "--valkey-image", image_of("valkey-9.1"), **where)
+    where = ("--valkey-runtime", "docker", "--valkey-image", image_of("valkey-9.1"))
+    done = run_suite(reader, *where, more={"DOCKER_HOST": facts.endpoint()})
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def run_suite(reader: Reader, *args: str, **more: str) -> subprocess.CompletedProcess[str]:
+def run_suite(reader: Reader, *args: str, more: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     # The plugins by name: the project may not be installed, and what else is installed is not part of the example.
     plugins = ("pytest_valkey_bootstrap", "anyio.pytest_plugin", "pytest_asyncio.plugin", "xdist")
     named = [word for plugin in plugins for word in ("-p", plugin)]
     return reader.run(
         sys.executable, "-m", "pytest", "-W", "error", *named, *args, cwd=reader.copy("pytest_suite"),
-        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", **more,
+        more={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **(more or {})},
     )  # fmt: skip
 
 
@@ -201,7 +141,7 @@ def test_the_workflow(reader: Reader, job: str) -> None:
         script = reader.folder / "step.sh"
         script.write_text(step["run"])
         # https://docs.github.com/actions/reference/workflows-and-actions/workflow-syntax: an unspecified shell.
-        done = reader.run("bash", "-e", script, GITHUB_ENV=str(exported), **variables)
+        done = reader.run("bash", "-e", script, more={**variables, "GITHUB_ENV": str(exported)})
         assert done.returncode == 0, (step, done.stdout, done.stderr)
         if "pytest" in step["run"]:
             assert "1 passed" in done.stdout
