@@ -85,6 +85,7 @@ def test_the_suite(reader: Reader, workers: int) -> None:
 
 
 @pytest.mark.docker
+@pytest.mark.slow
 def test_the_suite_with_containers(reader: Reader, engine: docker.DockerClient) -> None:
     where = ("--valkey-runtime", "docker", "--valkey-image", image_of("valkey-9.1"))
     done = run_suite(reader, *where, more={"DOCKER_HOST": facts.endpoint()})
