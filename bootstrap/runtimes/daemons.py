@@ -20,7 +20,7 @@ KILL_SECONDS = 10.0
 
 
 def spawn(server: str, config: Path, folder: Path) -> int:
-    """Start a server in its own session with its output appended to its log; the pid.
+    """Start a server in its own session with its output appended to its log, and nothing of ours open; the pid.
 
     `os.posix_spawn` rather than `subprocess`: the process is meant to outlive this one, and a `Popen` object would
     warn about that when it is collected.
@@ -34,6 +34,7 @@ def spawn(server: str, config: Path, folder: Path) -> int:
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
         ],
         setsid=True,
         setsigmask=(),
@@ -43,6 +44,17 @@ def spawn(server: str, config: Path, folder: Path) -> int:
     if started is not None:
         _write(folder / PROCESS_FILE, {"pid": pid, "started": started})
     return pid
+
+
+def _inheritable() -> list[int]:
+    """Open files that a server would inherit: of the socket of a web server that reloads it would keep the port."""
+    found = []
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - numbers, not paths
+        # One that is closed by now, such as that of this listing, is nobody's any more.
+        with suppress(OSError):
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def process_start(pid: int) -> float | None:

@@ -25,6 +25,7 @@ from filelock import FileLock
 
 if TYPE_CHECKING:
     from .containers import Containers
+    from .reader import Reader
 
 DEMANDED = set(filter(None, os.environ.get("VALKEY_BOOTSTRAP_TESTS_REQUIRE", "").split(",")))
 """What this run must be able to do: a test that cannot run for lack of it fails instead of being skipped."""
@@ -285,6 +286,15 @@ def containers(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Containe
     made = make(engine, tmp_path / "state")
     yield made
     remove(made)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    """Somebody who tries what is written."""
+    from .reader import reading
+
+    with reading(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
