@@ -7,7 +7,7 @@ from bootstrap import SpecFields
 
 @pytest.fixture(scope="session")
 def valkey_cluster_spec() -> SpecFields:
-    # A replica takes over sooner than after the usual 15 seconds.
+    # A replica takes over sooner than after the usual five seconds of silence.
     return {"nodes": 6, "replicas": 1, "settings": {"cluster-node-timeout": "2000"}}
 
 
