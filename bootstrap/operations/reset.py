@@ -5,13 +5,13 @@ Every server runs, every role is home, and nothing is stored. Settings that some
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import anyio
 
 from bootstrap.concurrency import each, in_thread
-from bootstrap.errors import NodeFailed, UsageError
+from bootstrap.errors import Conflict, NodeFailed, UsageError
 from bootstrap.events import Reporter
 from bootstrap.formation.base import ServerError
 from bootstrap.formation.clients import Clients
@@ -20,7 +20,7 @@ from bootstrap.formation.window import own_window
 from bootstrap.judging.agreement import agree
 from bootstrap.judging.homecoming import homeward
 from bootstrap.judging.steps import Command
-from bootstrap.judging.views import NodeView, Silent, View, Views
+from bootstrap.judging.views import NodeView, Silent, View, Views, seen
 from bootstrap.operations.create import plan_here, record_of
 from bootstrap.operations.deployment import Deployment
 from bootstrap.operations.formed import Deadline, Formation, form_and_prove
@@ -28,12 +28,16 @@ from bootstrap.operations.login import Login
 from bootstrap.operations.protection import protect
 from bootstrap.operations.starting import start_nodes
 from bootstrap.planning.plan import Plan, bind
+from bootstrap.planning.slots import SLOTS, expand
 from bootstrap.planning.spec import parse_spec
 from bootstrap.planning.text import plural
 from bootstrap.runtimes.base import Record, Runtime
 
 FAILOVER_SECONDS = 6.0
 """When a failover that was asked for has failed: servers give it up after five seconds (``CLUSTER_MF_TIMEOUT``)."""
+
+TAKE_BACK_SECONDS = 5.0
+"""How long nodes that were started again may take to follow whoever took over; it takes about one."""
 
 FOLLOW_MILLISECONDS = 1500
 """How long replicas may take to follow the flush of their primary; an answer is waited for a little longer."""
@@ -110,18 +114,34 @@ class _Mending:
         for name, server in (await self.runtime.inspect(self.plan.name)).items():
             if server.state == "paused":
                 await self.runtime.control(self.plan.name, name, "resume")
-        formation = await self._start()
-        for name, view in (await self.clients.look()).items():
+        formation, started = await self._start()
+        views = await self.clients.look()
+        for name, view in views.items():
             if isinstance(view, Silent) and view.code == "busy":
                 # A script that does not end; one of the two has nothing to kill, and says so.
                 await self.clients.run(name, ("SCRIPT", "KILL"), ("FUNCTION", "KILL"))
-        if (views := await self._bring_home()) is None:
+        if started and _covered(views, started):
+            await self._take_back(formation)
+        if (home := await self._bring_home()) is None:
             await _unmake(self.clients)
             # No slower than healing what lost its nodes, its slots or its epochs, and it always leads home.
-            views, _ = await form_and_prove(formation, own_window(self.plan))
-        return views
+            home, _ = await form_and_prove(formation, own_window(self.plan))
+        return home
 
-    async def _start(self) -> Formation:
+    async def _take_back(self, formation: Formation) -> None:
+        """Let the others take back, as replicas, those whose slots they took over meanwhile.
+
+        A primary that was just started is not writable for two seconds; one that follows first, and leads then, is.
+        """
+        await _drop_all(self.clients)
+        with anyio.move_on_after(TAKE_BACK_SECONDS):
+            try:
+                await form_and_prove(formation, own_window(self.plan))
+            except (Conflict, NodeFailed) as error:
+                # They cannot: then they are formed anew.
+                self.reporter.emit("note.made", message=f"{error.message}: forming anew")
+
+    async def _start(self) -> tuple[Formation, frozenset[str]]:
         plan, runtime, access = self.plan, self.runtime, self.deployment.access
         record = await _record(plan.name, runtime)
         login = Login(access.credentials.password)
@@ -131,7 +151,7 @@ class _Mending:
         vantages = runtime.vantages(record)
         formation = Formation(plan, self.clients, access, self.reporter, self.deadline, vantages, ours=True)
         await start_nodes(formation, record, runtime, protection)
-        return formation
+        return formation, frozenset(node.name for node in record.nodes if not node.running)
 
     async def _bring_home(self) -> Views | None:
         """The look that shows it home by failovers; None when nodes disagree, or where no failover leads there."""
@@ -152,14 +172,25 @@ class _Mending:
         return None
 
 
+def _covered(views: Views, started: Collection[str]) -> bool:
+    """Whether all slots have a primary without the servers that were just started."""
+    ranges = [pair for name, view in seen(views).items() if name not in started for pair in view.myself.slots]
+    return len(expand(ranges)) == SLOTS
+
+
+async def _drop_all(clients: Clients) -> None:
+    """Empty whatever can be; replicas refuse it."""
+    await each(clients.names, lambda name: clients.run(name, *_ON_PRIMARIES, ("FLUSHALL", "SYNC")))
+
+
 async def _unmake(clients: Clients) -> None:
     """Let every server forget the cluster, and all that it holds.
 
     Raises:
         NodeFailed: a server that does not.
     """
-    # Replicas refuse to be emptied; they drop their keys when they are reset, which a primary with keys refuses.
-    await each(clients.names, lambda name: clients.run(name, *_ON_PRIMARIES, ("FLUSHALL", "SYNC")))
+    # Replicas drop their keys when they are reset, which a primary with keys refuses.
+    await _drop_all(clients)
     await clients.run_checked({name: [("CLUSTER", "RESET", "HARD")] for name in clients.names})
 
 
