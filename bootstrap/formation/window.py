@@ -6,7 +6,7 @@ five; a window of a second or two with small values takes that wait away (`clust
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -104,7 +104,7 @@ async def fast_window(window: Window, clients: Clients, reporter: Reporter) -> A
     except BaseException:
         # One try: what does not answer now has been waited for, and is most likely about to be removed.
         for node, fault in (await _restore_in_time(window, clients, reporter, patient=False)).items():
-            reporter.warn(f"{node} keeps formation settings: {fault}")
+            reporter.mention("warning.raised", message=f"{node} keeps formation settings: {fault}")
         raise
     await restore(window, clients, reporter)
 
@@ -200,22 +200,24 @@ async def _open(window: Window, clients: Clients, reporter: Reporter) -> None:
 
 
 async def _restore_in_time(window: Window, clients: Clients, reporter: Reporter, *, patient: bool) -> dict[str, str]:
+    # Where the body has failed nothing may keep this from being done.
+    tell = reporter.emit if patient else reporter.mention
     faults = dict.fromkeys(clients.names, f"no answer within {RESTORE_SECONDS:g} s")
     with anyio.move_on_after(RESTORE_SECONDS, shield=True):
         # Servers that have just formed a large cluster may be late.
         busy = True
         while busy:
-            faults, busy = await _restore(window, clients, reporter)
+            faults, busy = await _restore(window, clients, tell)
             busy = busy and patient
     return faults
 
 
-async def _restore(window: Window, clients: Clients, reporter: Reporter) -> tuple[dict[str, str], bool]:
+async def _restore(window: Window, clients: Clients, tell: Callable[..., None]) -> tuple[dict[str, str], bool]:
     """What is still wrong by node, and whether a node was too busy to answer."""
     wrong, busy = await _differing(window, clients)
     if commands := {name: _settings(found) for name, found in wrong.items() if found}:
         await each(commands, lambda name: clients.run(name, *commands[name]))
-        reporter.emit("settings.restored", nodes=len(commands))
+        tell("settings.restored", nodes=len(commands))
         wrong, busy = await _differing(window, clients)
     return {name: _words(found) for name, found in wrong.items() if found is None or found}, busy
 

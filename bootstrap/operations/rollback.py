@@ -25,7 +25,7 @@ async def rollback(runtime: Runtime, name: str, reporter: Reporter, *, made: boo
         yield
     except BaseException as error:
         if made and retain:
-            reporter.emit(
+            reporter.mention(
                 "note.made",
                 message=f'kept what was made of "{name}"; remove it: {delete_command(name)}',
             )
@@ -36,9 +36,11 @@ async def rollback(runtime: Runtime, name: str, reporter: Reporter, *, made: boo
                     await _undo(runtime, name, reporter, error)
                 except BootstrapError as undone:
                     # What went wrong first is what is told last; an engine that is gone can remove nothing.
-                    reporter.warn(f'"{name}" could not be removed: {undone.message}; later: {delete_command(name)}')
+                    later = f"{undone.message}; later: {delete_command(name)}"
+                    reporter.mention("warning.raised", message=f'"{name}" could not be removed: {later}')
             if scope.cancelled_caught:
-                reporter.warn(f'"{name}" was not removed within {ROLLBACK_SECONDS:g} s: {delete_command(name)}')
+                late = f'"{name}" was not removed within {ROLLBACK_SECONDS:g} s: {delete_command(name)}'
+                reporter.mention("warning.raised", message=late)
         raise
 
 
@@ -52,16 +54,16 @@ async def _undo(runtime: Runtime, name: str, reporter: Reporter, error: BaseExce
     if not await runtime.inventory(name):
         # Refused before anything was made.
         return
-    reporter.emit("rollback.started", reason=reason)
+    reporter.mention("rollback.started", reason=reason)
     logs = ""
     if isinstance(error, BootstrapError) and not isinstance(error, Taken):
         try:
             logs = await save_logs(runtime, name, told=error.nodes)
         except OSError as unsaved:
             # A full disk may be what failed in the first place, and the removal is what frees it.
-            reporter.warn(f"the logs could not be kept: {unsaved}")
+            reporter.mention("warning.raised", message=f"the logs could not be kept: {unsaved}")
     left = await runtime.remove(name)
-    reporter.emit("rollback.finished", left=tuple(left), logs=logs)
+    reporter.mention("rollback.finished", left=tuple(left), logs=logs)
 
 
 async def save_logs(runtime: Runtime, name: str, folder: str = "", *, told: Mapping[str, str] | None = None) -> str:

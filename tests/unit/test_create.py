@@ -299,6 +299,40 @@ async def test_an_interruption_cleans_up(lab: Lab, moment: str, retain: bool) ->
     assert agree(lab.servers.simulation.views()).healthy
 
 
+@pytest.mark.parametrize("always", [False, True], ids=["once", "ever after"])
+@pytest.mark.parametrize("retain", [False, True])
+@pytest.mark.parametrize("moment", ["phase.started", "node.started", "node.answered", "steps.ran", "cluster.ready"])
+async def test_an_observer_that_raises_hinders_no_cleaning_up(
+    lab: Lab, moment: str, retain: bool, always: bool
+) -> None:
+    def refuse(event: Event) -> None:
+        raise BrokenPipeError(event.name)
+
+    def give_up(event: Event) -> None:
+        if always:
+            lab.reactions.update(dict.fromkeys(("settings.restored", "rollback.started", "rollback.finished"), refuse))
+        refuse(event)
+
+    lab.on(moment, give_up)
+    with pytest.raises(BrokenPipeError, match=moment):
+        await lab.create(retain=retain)
+    assert await lab.names() == (["valkey"] if retain else [])
+    assert lab.setting("cluster-node-timeout") <= {"5000"}
+
+
+@pytest.mark.parametrize("moment", ["rollback.started", "rollback.finished", "settings.restored"])
+async def test_an_observer_that_raises_while_it_is_cleaned_up_hides_nothing(lab: Lab, moment: str) -> None:
+    def refuse(event: Event) -> None:
+        raise BrokenPipeError(event.name)
+
+    lab.on("steps.ran", lambda event: lab.servers["valkey3"].refuse(("CLUSTER", "REPLICATE"), "ERR not today"))
+    lab.on(moment, refuse)
+    with pytest.raises(NodeFailed, match="not today"):
+        await lab.create()
+    assert await lab.names() == []
+    assert lab.setting("cluster-node-timeout") <= {"5000"}
+
+
 async def test_the_deadline_names_the_node_with_the_blocked_bus_port(lab: Lab) -> None:
     def block(event: Event) -> None:
         if event.fields["node"] == "valkey3":
