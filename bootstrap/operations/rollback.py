@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
 
-from bootstrap.concurrency import each, in_thread
+from bootstrap.concurrency import each, in_thread, to_the_end
 from bootstrap.errors import BootstrapError, Conflict, Taken
 from bootstrap.events import Reporter
 from bootstrap.runtimes.base import Runtime
@@ -31,17 +32,21 @@ async def rollback(runtime: Runtime, name: str, reporter: Reporter, *, made: boo
             )
         elif made and not (isinstance(error, Conflict) and error.code == "busy"):
             # A name that another command has is that command's to clean up.
-            with anyio.move_on_after(ROLLBACK_SECONDS, shield=True) as scope:
-                try:
-                    await _undo(runtime, name, reporter, error)
-                except BootstrapError as undone:
-                    # What went wrong first is what is told last; an engine that is gone can remove nothing.
-                    later = f"{undone.message}; later: {delete_command(name)}"
-                    reporter.mention("warning.raised", message=f'"{name}" could not be removed: {later}')
-            if scope.cancelled_caught:
-                late = f'"{name}" was not removed within {ROLLBACK_SECONDS:g} s: {delete_command(name)}'
-                reporter.mention("warning.raised", message=late)
+            await to_the_end(partial(_undo_in_time, runtime, name, reporter, error))
         raise
+
+
+async def _undo_in_time(runtime: Runtime, name: str, reporter: Reporter, error: BaseException) -> None:
+    with anyio.move_on_after(ROLLBACK_SECONDS) as scope:
+        try:
+            await _undo(runtime, name, reporter, error)
+        except BootstrapError as undone:
+            # What went wrong first is what is told last; an engine that is gone can remove nothing.
+            later = f"{undone.message}; later: {delete_command(name)}"
+            reporter.mention("warning.raised", message=f'"{name}" could not be removed: {later}')
+    if scope.cancelled_caught:
+        late = f'"{name}" was not removed within {ROLLBACK_SECONDS:g} s: {delete_command(name)}'
+        reporter.mention("warning.raised", message=late)
 
 
 def delete_command(name: str) -> str:

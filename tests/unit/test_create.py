@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -297,6 +298,25 @@ async def test_an_interruption_cleans_up(lab: Lab, moment: str, retain: bool) ->
     lab.reactions.clear()
     assert (await lab.create()).made is not retain
     assert agree(lab.servers.simulation.views()).healthy
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "and again"])
+@pytest.mark.parametrize("moment", ["plan.made", "node.started", "node.answered", "steps.ran", "settings.restored"])
+async def test_a_cancelled_task_cleans_up_too(lab: Lab, moment: str, again: bool) -> None:
+    # What asyncio.timeout does, and Ctrl-C under asyncio.run: no scope of anyio shields from that.
+    task = asyncio.create_task(lab.create())
+
+    def cancel(_event: Event) -> None:
+        lab.reactions.pop(moment, None)
+        task.cancel()
+
+    lab.on(moment, cancel)
+    if again:
+        lab.on("rollback.started", cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await lab.names() == []
+    assert lab.setting("cluster-node-timeout") <= {"5000"}
 
 
 @pytest.mark.parametrize("always", [False, True], ids=["once", "ever after"])
