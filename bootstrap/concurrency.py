@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from functools import partial
@@ -22,8 +23,30 @@ _limiter: ContextVar[tuple[object, anyio.CapacityLimiter] | None] = ContextVar("
 
 async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking call off the event loop, in at most `THREADS` threads that the host program does not share."""
-    # Not abandoned on cancellation: a spawn or a removal that goes on behind our back could not be cleaned up.
-    return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=_own_limiter())
+    async with _own_limiter():
+        # Not abandoned on cancellation: a spawn or a removal that goes on behind our back could not be cleaned up.
+        return await to_the_end(
+            lambda: anyio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=anyio.CapacityLimiter(1))
+        )
+
+
+async def to_the_end(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Wait for a call, however this task is cancelled meanwhile; asyncio's own cancellation is raised afterwards.
+
+    Shielding is anyio's, and means nothing to `asyncio.Task.cancel`, which is what `asyncio.timeout` and Ctrl-C under
+    `asyncio.run` call: so the work is a task of its own.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        work = asyncio.ensure_future(call())
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled from (None if work.cancelled() else work.exception())
+    return work.result()
 
 
 def _own_limiter() -> anyio.CapacityLimiter:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -125,7 +125,8 @@ class Timeline:
 class Reporter:
     """Stamps events, and hands them to its timeline, to the observer and to the ``valkey_bootstrap`` logger.
 
-    An observer that raises ends the operation with its exception: nothing is swallowed.
+    An observer that raises ends the operation with its exception, and is told nothing more: what cleans up after it
+    must not fail again for the same reason.
     """
 
     def __init__(self, cluster: str, observer: Observer | None = None) -> None:
@@ -145,8 +146,18 @@ class Reporter:
         self.timeline(event)
         if _log.isEnabledFor(logging.DEBUG):
             _log_event(event)
-        if self._observer is not None:
+        if self._observer is None:
+            return
+        try:
             self._observer(event)
+        except BaseException:
+            self._observer = None
+            raise
+
+    def mention(self, name: str, **fields: Any) -> None:
+        """Tell one event of a clean-up, which goes on whatever the observer makes of it."""
+        with suppress(Exception):
+            self.emit(name, **fields)
 
     def warn(self, message: str) -> None:
         """Tell a warning."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
 
+from bootstrap.concurrency import to_the_end
 from bootstrap.errors import UsageError
 from bootstrap.events import Observer, Reporter
 from bootstrap.formation.base import Credentials, Encryption
@@ -265,8 +266,12 @@ async def cluster(
         yield Cluster(made.deployment, made.plan)
     finally:
         if made.made and not keep:
-            with anyio.move_on_after(TEARDOWN_SECONDS, shield=True):
-                await Cluster(made.deployment).delete()
+            await to_the_end(lambda: _tear_down(made.deployment))
+
+
+async def _tear_down(deployment: Deployment) -> None:
+    with anyio.move_on_after(TEARDOWN_SECONDS):
+        await Cluster(deployment).delete()
 
 
 async def create(

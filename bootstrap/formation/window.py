@@ -6,13 +6,13 @@ five; a window of a second or two with small values takes that wait away (`clust
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
 
-from bootstrap.concurrency import each
+from bootstrap.concurrency import each, to_the_end
 from bootstrap.errors import NodeFailed
 from bootstrap.events import Reporter
 from bootstrap.formation.base import ServerError
@@ -103,8 +103,8 @@ async def fast_window(window: Window, clients: Clients, reporter: Reporter) -> A
         yield Tempo(window, clients, reporter)
     except BaseException:
         # One try: what does not answer now has been waited for, and is most likely about to be removed.
-        for node, fault in (await _restore_in_time(window, clients, reporter, patient=False)).items():
-            reporter.warn(f"{node} keeps formation settings: {fault}")
+        for node, fault in (await _restore_whatever(window, clients, reporter, patient=False)).items():
+            reporter.mention("warning.raised", message=f"{node} keeps formation settings: {fault}")
         raise
     await restore(window, clients, reporter)
 
@@ -178,7 +178,7 @@ async def restore(window: Window, clients: Clients, reporter: Reporter) -> None:
     Raises:
         NodeFailed: the nodes that do not have their configured values.
     """
-    if faults := await _restore_in_time(window, clients, reporter, patient=True):
+    if faults := await _restore_whatever(window, clients, reporter, patient=True):
         raise NodeFailed(
             f"formation settings were not restored on {listing(list(faults))}",
             code="settings-not-restored",
@@ -199,23 +199,29 @@ async def _open(window: Window, clients: Clients, reporter: Reporter) -> None:
     await clients.run_checked({name: list_ for name, list_ in commands.items() if list_}, patient=True)
 
 
+async def _restore_whatever(window: Window, clients: Clients, reporter: Reporter, *, patient: bool) -> dict[str, str]:
+    return await to_the_end(lambda: _restore_in_time(window, clients, reporter, patient=patient))
+
+
 async def _restore_in_time(window: Window, clients: Clients, reporter: Reporter, *, patient: bool) -> dict[str, str]:
+    # Where the body has failed nothing may keep this from being done.
+    tell = reporter.emit if patient else reporter.mention
     faults = dict.fromkeys(clients.names, f"no answer within {RESTORE_SECONDS:g} s")
-    with anyio.move_on_after(RESTORE_SECONDS, shield=True):
+    with anyio.move_on_after(RESTORE_SECONDS):
         # Servers that have just formed a large cluster may be late.
         busy = True
         while busy:
-            faults, busy = await _restore(window, clients, reporter)
+            faults, busy = await _restore(window, clients, tell)
             busy = busy and patient
     return faults
 
 
-async def _restore(window: Window, clients: Clients, reporter: Reporter) -> tuple[dict[str, str], bool]:
+async def _restore(window: Window, clients: Clients, tell: Callable[..., None]) -> tuple[dict[str, str], bool]:
     """What is still wrong by node, and whether a node was too busy to answer."""
     wrong, busy = await _differing(window, clients)
     if commands := {name: _settings(found) for name, found in wrong.items() if found}:
         await each(commands, lambda name: clients.run(name, *commands[name]))
-        reporter.emit("settings.restored", nodes=len(commands))
+        tell("settings.restored", nodes=len(commands))
         wrong, busy = await _differing(window, clients)
     return {name: _words(found) for name, found in wrong.items() if found is None or found}, busy
 

@@ -152,9 +152,10 @@ class _Creation:
             deployment = await open_deployment(made, runtime, access)
             existing = _Existing(made, renewed, fresh=record is None)
             views, changed = await self._start_and_form(plan, existing, deployment, protection)
-        made_here = record is None
-        seconds = reporter.elapsed
-        reporter.emit("cluster.ready", seconds=round(seconds, 3), created=made_here, floor=reporter.timeline.floor)
+            made_here = record is None
+            seconds = reporter.elapsed
+            # An observer may fail here, too.
+            reporter.emit("cluster.ready", seconds=round(seconds, 3), created=made_here, floor=reporter.timeline.floor)
         return Created(deployment, plan, views, made_here, changed, seconds, reporter.timeline)
 
     async def _prepare(self, plan: Plan, *, exists: bool) -> Facts:

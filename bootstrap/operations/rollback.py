@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
 
-from bootstrap.concurrency import each, in_thread
+from bootstrap.concurrency import each, in_thread, to_the_end
 from bootstrap.errors import BootstrapError, Conflict, Taken
 from bootstrap.events import Reporter
 from bootstrap.runtimes.base import Runtime
@@ -25,21 +26,27 @@ async def rollback(runtime: Runtime, name: str, reporter: Reporter, *, made: boo
         yield
     except BaseException as error:
         if made and retain:
-            reporter.emit(
+            reporter.mention(
                 "note.made",
                 message=f'kept what was made of "{name}"; remove it: {delete_command(name)}',
             )
         elif made and not (isinstance(error, Conflict) and error.code == "busy"):
             # A name that another command has is that command's to clean up.
-            with anyio.move_on_after(ROLLBACK_SECONDS, shield=True) as scope:
-                try:
-                    await _undo(runtime, name, reporter, error)
-                except BootstrapError as undone:
-                    # What went wrong first is what is told last; an engine that is gone can remove nothing.
-                    reporter.warn(f'"{name}" could not be removed: {undone.message}; later: {delete_command(name)}')
-            if scope.cancelled_caught:
-                reporter.warn(f'"{name}" was not removed within {ROLLBACK_SECONDS:g} s: {delete_command(name)}')
+            await to_the_end(partial(_undo_in_time, runtime, name, reporter, error))
         raise
+
+
+async def _undo_in_time(runtime: Runtime, name: str, reporter: Reporter, error: BaseException) -> None:
+    with anyio.move_on_after(ROLLBACK_SECONDS) as scope:
+        try:
+            await _undo(runtime, name, reporter, error)
+        except BootstrapError as undone:
+            # What went wrong first is what is told last; an engine that is gone can remove nothing.
+            later = f"{undone.message}; later: {delete_command(name)}"
+            reporter.mention("warning.raised", message=f'"{name}" could not be removed: {later}')
+    if scope.cancelled_caught:
+        late = f'"{name}" was not removed within {ROLLBACK_SECONDS:g} s: {delete_command(name)}'
+        reporter.mention("warning.raised", message=late)
 
 
 def delete_command(name: str) -> str:
@@ -52,16 +59,16 @@ async def _undo(runtime: Runtime, name: str, reporter: Reporter, error: BaseExce
     if not await runtime.inventory(name):
         # Refused before anything was made.
         return
-    reporter.emit("rollback.started", reason=reason)
+    reporter.mention("rollback.started", reason=reason)
     logs = ""
     if isinstance(error, BootstrapError) and not isinstance(error, Taken):
         try:
             logs = await save_logs(runtime, name, told=error.nodes)
         except OSError as unsaved:
             # A full disk may be what failed in the first place, and the removal is what frees it.
-            reporter.warn(f"the logs could not be kept: {unsaved}")
+            reporter.mention("warning.raised", message=f"the logs could not be kept: {unsaved}")
     left = await runtime.remove(name)
-    reporter.emit("rollback.finished", left=tuple(left), logs=logs)
+    reporter.mention("rollback.finished", left=tuple(left), logs=logs)
 
 
 async def save_logs(runtime: Runtime, name: str, folder: str = "", *, told: Mapping[str, str] | None = None) -> str:

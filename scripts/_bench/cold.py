@@ -165,7 +165,7 @@ def _timestamp(text: str) -> float:
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", text)).timestamp()
 
 
-def missing(kind: Kind) -> str:
+def missing(kind: Kind, image: str | None = None) -> str:
     """Why a runtime cannot be measured here; "" if it can."""
     if kind == "process":
         return ""
@@ -179,9 +179,9 @@ def missing(kind: Kind) -> str:
     except DockerException:
         return "no engine answers"
     try:
-        engine.images.get(DEFAULT_IMAGE)
+        engine.images.get(image := image or DEFAULT_IMAGE)
     except ImageNotFound:
-        return f"the engine has no {DEFAULT_IMAGE}; scripts/engine image gets it"
+        return f"the engine has no {image}; scripts/engine image gets it"
     except DockerException:
         return "no engine answers"
     finally:

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from bootstrap import ClusterSpec
+from scripts._bench.cancel import CALLS, WAYS, Moment
+from scripts._bench.churn import Lived, collisions, draw, most_at_once
+from scripts._bench.cold import Kind
 from scripts._bench.failures import Failure
 from scripts._bench.machine import ROOM, await_room, connections_of
 from scripts._bench.witness import CLOCKS, Shape, read_view
@@ -61,6 +65,44 @@ def test_measures_both_tools_and_draws(valkey_cli: str, tmp_path: Path) -> None:
     assert "valkey-cli" in picture.read_text()
     assert bench("draw", file, "--picture", again) == printed
     assert again.read_bytes() == picture.read_bytes()
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+def test_measures_the_fixture_and_resets() -> None:
+    find_server("valkey-9.1")
+    header, row = bench("fixture", "--runs", "1").splitlines()
+    assert header.split()[-1] == "written/floor"
+    assert float(row.split()[-2]) > 1
+    header, row = bench("reset", "--runs", "1", "--runtime", "process").splitlines()
+    assert header.split()[0] == "runtime"
+    assert row.split()[0] == "process"
+
+
+def test_measures_imports() -> None:
+    lines = bench("import", "--rounds", "1").splitlines()
+    assert [line.rsplit(maxsplit=1)[1] for line in lines] == ["than", lines[1].split()[-1], "pass", "pass", "pass",
+                                                              lines[5].split()[-1], "pytest"]  # fmt: skip
+
+
+def test_the_same_seed_gives_the_same_moments_and_clusters() -> None:
+    moments = [Moment.draw(1, number) for number in range(100)]
+    assert moments == [Moment.draw(1, number) for number in range(100)]
+    assert {(each.call, each.way) for each in moments} == set(product(CALLS, WAYS))
+    specs: list[tuple[Kind, ClusterSpec]] = [("process", ClusterSpec()), ("docker", ClusterSpec())]
+    lives, again = (draw(1, 20, specs, "root") for _ in range(2))
+    assert [(each.spec.nodes, each.hold) for each in lives] == [(each.spec.nodes, each.hold) for each in again]
+    assert sum(each.kind == "docker" for each in lives) == 10
+    assert {each.spec.nodes for each in lives} == set(range(1, 7))
+    assert {each.spec.replicas for each in lives} == {0, 1}
+
+
+def test_ports_that_two_clusters_had_at_once_are_a_collision() -> None:
+    one = Lived("process", "a", ports=(1, 2), began=0, created=1, ended=5)
+    other = Lived("process", "b", ports=(2, 3), began=2, created=1, ended=6)
+    later = Lived("process", "c", ports=(2, 3), began=6, created=1, ended=9)
+    assert collisions([one, other, later]) == ["a and b: both had ports [2]"]
+    assert most_at_once([one, other, later]) == 2
 
 
 def test_a_view_counts_when_it_is_complete() -> None:

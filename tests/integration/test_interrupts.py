@@ -81,3 +81,14 @@ def test_a_second_signal_leaves_it_and_says_how_to_remove_it(command: Command) -
     assert "delete --name valkey" in rest
     command.ok("delete", "--name", "valkey")
     command.assert_nothing_left()
+
+
+def test_a_reader_of_progress_that_goes_away_leaves_nothing(command: Command) -> None:
+    with subprocess.Popen(
+        command.argv(*CREATE), env=command.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.stderr.close()
+        process.wait(30)
+    command.assert_nothing_left()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -297,6 +298,59 @@ async def test_an_interruption_cleans_up(lab: Lab, moment: str, retain: bool) ->
     lab.reactions.clear()
     assert (await lab.create()).made is not retain
     assert agree(lab.servers.simulation.views()).healthy
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "and again"])
+@pytest.mark.parametrize("moment", ["plan.made", "node.started", "node.answered", "steps.ran", "settings.restored"])
+async def test_a_cancelled_task_cleans_up_too(lab: Lab, moment: str, again: bool) -> None:
+    # What asyncio.timeout does, and Ctrl-C under asyncio.run: no scope of anyio shields from that.
+    task = asyncio.create_task(lab.create())
+
+    def cancel(_event: Event) -> None:
+        lab.reactions.pop(moment, None)
+        task.cancel()
+
+    lab.on(moment, cancel)
+    if again:
+        lab.on("rollback.started", cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await lab.names() == []
+    assert lab.setting("cluster-node-timeout") <= {"5000"}
+
+
+@pytest.mark.parametrize("always", [False, True], ids=["once", "ever after"])
+@pytest.mark.parametrize("retain", [False, True])
+@pytest.mark.parametrize("moment", ["phase.started", "node.started", "node.answered", "steps.ran", "cluster.ready"])
+async def test_an_observer_that_raises_hinders_no_cleaning_up(
+    lab: Lab, moment: str, retain: bool, always: bool
+) -> None:
+    def refuse(event: Event) -> None:
+        raise BrokenPipeError(event.name)
+
+    def give_up(event: Event) -> None:
+        if always:
+            lab.reactions.update(dict.fromkeys(("settings.restored", "rollback.started", "rollback.finished"), refuse))
+        refuse(event)
+
+    lab.on(moment, give_up)
+    with pytest.raises(BrokenPipeError, match=moment):
+        await lab.create(retain=retain)
+    assert await lab.names() == (["valkey"] if retain else [])
+    assert lab.setting("cluster-node-timeout") <= {"5000"}
+
+
+@pytest.mark.parametrize("moment", ["rollback.started", "rollback.finished", "settings.restored"])
+async def test_an_observer_that_raises_while_it_is_cleaned_up_hides_nothing(lab: Lab, moment: str) -> None:
+    def refuse(event: Event) -> None:
+        raise BrokenPipeError(event.name)
+
+    lab.on("steps.ran", lambda event: lab.servers["valkey3"].refuse(("CLUSTER", "REPLICATE"), "ERR not today"))
+    lab.on(moment, refuse)
+    with pytest.raises(NodeFailed, match="not today"):
+        await lab.create()
+    assert await lab.names() == []
+    assert lab.setting("cluster-node-timeout") <= {"5000"}
 
 
 async def test_the_deadline_names_the_node_with_the_blocked_bus_port(lab: Lab) -> None:

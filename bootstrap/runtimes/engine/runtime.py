@@ -25,7 +25,7 @@ import docker
 from docker.errors import APIError, NotFound
 from docker.types import IPAMConfig, IPAMPool, LogConfig, Mount
 
-from bootstrap.concurrency import THREADS, in_thread, together
+from bootstrap.concurrency import THREADS, in_thread, to_the_end, together
 from bootstrap.errors import BootstrapError, Conflict, RuntimeUnavailable, Taken
 from bootstrap.events import Reporter
 from bootstrap.judging.evidence import Server
@@ -322,13 +322,13 @@ class EngineRuntime:
         engine = await in_thread(self._engine_id)
         # The file lets go by itself when this process is killed; the engine's lock excludes users with other files.
         async with claimed(default_root(), f".{engine}-{name}.lock", name):
-            with anyio.CancelScope(shield=True):
-                mark = await in_thread(locks.take, self._api, name)
+            held: list[str] = []
             try:
+                await in_thread(lambda: held.append(locks.take(self._api, name)))
                 yield
             finally:
-                with anyio.CancelScope(shield=True):
-                    await in_thread(locks.let_go, self._api, name, mark)
+                for mark in held:
+                    await to_the_end(partial(in_thread, locks.let_go, self._api, name, mark))
 
     def _secrets(self, name: str) -> Path:
         # Another engine may have a cluster of the same name.
