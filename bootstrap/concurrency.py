@@ -30,6 +30,12 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
         )
 
 
+async def in_asking_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """The same for a call that asks `anyio.from_thread.check_cancelled` now and then, and leaves nothing behind."""
+    async with _own_limiter():
+        return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=anyio.CapacityLimiter(1))
+
+
 async def to_the_end(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Wait for a call, however this task is cancelled meanwhile; asyncio's own cancellation is raised afterwards.
 

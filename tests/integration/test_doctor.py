@@ -15,7 +15,17 @@ from typing import Any
 import pytest
 import redis
 
-from .conftest import Command, ask, end_servers, find_server, nodes_known_to, require_root, setting, until
+from .conftest import (
+    Command,
+    ask,
+    end_servers,
+    find_server,
+    free_block,
+    nodes_known_to,
+    require_root,
+    setting,
+    until,
+)
 from .engines import Inside
 from .networks import own_network, run_in
 from .servers import Server, Servers
@@ -196,7 +206,8 @@ def test_another_node_timeout(ours: Case) -> None:
 
 def test_a_handshake_that_does_not_end(ours: Case) -> None:
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
+        # A port of our own would be another finding.
+        bound.bind(("127.0.0.1", free_block(1) + 10000))
         shut = bound.getsockname()[1] - 10000
         ask(ours.ports[5], "CONFIG", "SET", "cluster-node-timeout", 15000)
         ask(ours.ports[5], "CLUSTER", "MEET", "127.0.0.1", shut, shut + 10000)

@@ -31,6 +31,7 @@ def constants(cluster: bootstrap.Cluster | blocking.Cluster) -> None:
     assert_type(cluster.endpoints(), tuple[bootstrap.Address, ...])
     assert_type(cluster.endpoints("network")[0].port, int)
     assert_type(cluster.connection_kwargs(), dict[str, Any])
+    assert_type(cluster.snippet("glide", "network"), str)
 
 
 def words(status: bootstrap.Status, diagnosis: bootstrap.Diagnosis) -> None:
@@ -58,6 +59,8 @@ async def asynchronous(spec: bootstrap.ClusterSpec) -> None:
         assert_type(await cluster.wait(timeout=1, observer=observe), bootstrap.Status)
         words(status, await cluster.doctor(quick=True))
         assert_type(await cluster.logs(0, tail=1), str)
+        assert_type(await cluster.call("PING", which="primaries"), list[bootstrap.Answer])
+        assert_type(await cluster.failover(0, timeout=1), bootstrap.Status)
         await cluster.reset(timeout=1)
         await cluster.stop()
         await cluster.delete()
@@ -79,6 +82,8 @@ def waited_for(spec: bootstrap.ClusterSpec) -> None:
         words(cluster.wait(timeout=1), cluster.doctor())
         assert_type(cluster.status(), bootstrap.Status)
         assert_type(cluster.logs("valkey0"), str)
+        assert_type(cluster.call("CONFIG", "GET", "port", which=[0, "valkey1"])[0].error, str)
+        assert_type(cluster.failover("valkey1"), bootstrap.Status)
         cluster.reset()
         cluster.stop()
         cluster.delete()

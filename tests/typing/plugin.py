@@ -18,6 +18,11 @@ def valkey_cluster_spec() -> bootstrap.SpecFields:
     return {"nodes": 6, "replicas": 1}
 
 
+@pytest.fixture(scope="session")
+def valkey_cluster_login() -> str:
+    return "secret"
+
+
 def test_fixtures(
     valkey_cluster: blocking.Cluster,
     valkey_clean_cluster: blocking.Cluster,

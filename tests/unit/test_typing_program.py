@@ -25,5 +25,5 @@ def test_the_api() -> None:
 
 def test_the_plugin() -> None:
     fixtures = [name for name in vars(pytest_valkey_bootstrap) if name.startswith("valkey_")]
-    assert len(fixtures) == 5
+    assert len(fixtures) == 6
     assert set(fixtures) - names_in("plugin.py") == set()

@@ -25,7 +25,7 @@ import docker
 from docker.errors import APIError, NotFound
 from docker.types import IPAMConfig, IPAMPool, LogConfig, Mount
 
-from bootstrap.concurrency import THREADS, in_thread, to_the_end, together
+from bootstrap.concurrency import THREADS, in_asking_thread, in_thread, to_the_end, together
 from bootstrap.errors import BootstrapError, Conflict, RuntimeUnavailable, Taken
 from bootstrap.events import Reporter
 from bootstrap.judging.evidence import Server
@@ -138,7 +138,7 @@ class EngineRuntime:
         if not await in_thread(self._images.must_pull, image, self._pull):
             return
         with reporter.phase("pull", f"Pulling {image}", f"Pulled {image}") as phase:
-            await in_thread(self._images.pull, image, phase)
+            await in_asking_thread(self._images.pull, image, phase)
 
     async def survey(self, record: Record | None = None, *, names: Collection[str] = ()) -> Site:
         """See `Runtime.survey`."""
