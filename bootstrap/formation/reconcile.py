@@ -182,7 +182,8 @@ def not_converged(plan: Plan, views: Views, *, seconds: float, causes: Mapping[s
         nodes[node] = known if cause in known else f"{cause}; {known}" if known else cause
     # All of them are told by node; the message has the first few.
     what = listing([f"{node}: {cause}" for node, cause in causes.items()], 3, separator="; ")
-    what = what or summarize(agreement, len(plan.nodes))
+    # It was late, and has got there while evidence was gathered.
+    what = what or summarize(agreement, len(plan.nodes)) or "by now every node agrees"
     return NotConverged(
         f'"{plan.name}" was not ready after {seconds:g} s: {what}',
         hint=hint or "see `valkey-bootstrap logs`, or allow more time with --timeout",

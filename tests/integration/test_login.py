@@ -15,6 +15,8 @@ import docker
 import psutil
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 import bootstrap
 
@@ -41,7 +43,8 @@ def port_of(node: dict[str, Any]) -> int:
 
 
 def refusal(port: int, password: str | None = None) -> str:
-    with redis.Redis(port=port, password=password, protocol=2) as client:
+    # Once: redis-py takes a refusal for a lost connection, and tries again for seconds.
+    with redis.Redis(port=port, password=password, protocol=2, retry=Retry(NoBackoff(), 0)) as client:
         with pytest.raises(redis.AuthenticationError) as refused:
             client.ping()
         return str(refused.value)
