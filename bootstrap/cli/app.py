@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import traceback
@@ -43,14 +44,24 @@ class Verbs(click.Group):
 
 @contextmanager
 def _until_enough() -> Iterator[None]:
-    """A reader of stdout that goes away has had enough; that is no failure."""
+    """A reader of stdout that goes away has had enough; that is no failure. One of stderr ends the work half done."""
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
+        code = 0 if _unread(sys.stdout.fileno()) else 1
         # Python flushes once more at exit, and must not complain then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise Exit(0) from None
+        for stream in (sys.stdout, sys.stderr):
+            if _unread(stream.fileno()):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise Exit(code) from None
+
+
+def _unread(descriptor: int) -> bool:
+    """Whether nobody reads a pipe or a socket any more."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:  # noqa: ARG001 - click's signature

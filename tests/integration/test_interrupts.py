@@ -90,5 +90,5 @@ def test_a_reader_of_progress_that_goes_away_leaves_nothing(command: Command) ->
         assert process.stderr is not None
         process.stderr.readline()
         process.stderr.close()
-        process.wait(30)
+        assert process.wait(30) == 1
     command.assert_nothing_left()
