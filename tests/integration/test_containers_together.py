@@ -45,11 +45,8 @@ def elsewhere(containers: Containers, home: Path) -> Containers:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("half", range(2))
 @pytest.mark.parametrize("homes", ["one home", "two homes"])
-def test_of_two_creators_of_one_name_one_wins(
-    engine: docker.DockerClient, tmp_path: Path, homes: str, half: int
-) -> None:
+def test_of_two_creators_of_one_name_one_wins(engine: docker.DockerClient, tmp_path: Path, homes: str) -> None:
     for number in range(5):
         containers = make(engine, tmp_path / f"state{number}")
         second = elsewhere(containers, tmp_path / f"home{number}") if homes == "two homes" else containers
