@@ -42,6 +42,7 @@ from bootstrap.formation.base import (
     Connect,
     Credentials,
     NodeClient,
+    RawCommand,
     Reply,
     ServerError,
     Unreachable,
@@ -54,12 +55,12 @@ from bootstrap.judging.simulation import Refused, Simulation
 from bootstrap.judging.views import NodeView, Peer, View
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.plan import CONFIG_FILE, Facts, Plan, PlannedNode
-from bootstrap.planning.ports import block_ports, taken_error
+from bootstrap.planning.ports import taken_error
 from bootstrap.planning.site import Host, ServerInfo, Site, Version
 from bootstrap.planning.slots import count, format_ranges, key_slot
 from bootstrap.planning.spec import BUS_OFFSET
 from bootstrap.runtimes.base import Action, Ask, Record, Secrets, Vantage
-from bootstrap.runtimes.records import dump_record, load_record, reserved_ports
+from bootstrap.runtimes.records import dump_record, load_record, newcomers, reserved_ports
 
 FAKE_SERVER = ServerInfo("valkey", (9, 1, 2), "fake-valkey-server", "fake")
 
@@ -207,6 +208,11 @@ class FakeClient:
         server = self._servers.reach(self.address, self._credentials)
         return [self._servers.answer(server, command) for command in commands]
 
+    async def run_raw(self, *commands: RawCommand, within: float | None = None) -> Sequence[Reply]:  # noqa: ARG002 - no time passes
+        """See `NodeClient.run_raw`."""
+        told = [tuple(_text(word) for word in command) for command in commands]
+        return [_raw(reply) for reply in await self.run(*told)]
+
     async def look(self) -> View:
         """See `NodeClient.look`."""
         try:
@@ -216,6 +222,16 @@ class FakeClient:
 
     async def aclose(self) -> None:
         """See `NodeClient.aclose`."""
+
+
+def _text(word: str | bytes) -> str:
+    return word if isinstance(word, str) else word.decode(errors="surrogateescape")
+
+
+def _raw(reply: Reply) -> Reply:
+    if isinstance(reply, str):
+        return reply.encode(errors="surrogateescape")
+    return [_raw(each) for each in reply] if isinstance(reply, list) else reply
 
 
 class _Asked:
@@ -291,7 +307,7 @@ class _Asked:
         return "OK"
 
     def _refuse_elsewhere(self, key: str) -> None:
-        slot, view = key_slot(key), self._view()
+        slot, view = key_slot(key.encode(errors="surrogateescape")), self._view()
         owner = next((p for p in view.peers.values() if any(a <= slot <= b for a, b in p.slots)), None)
         if owner is None:
             raise Refused("CLUSTERDOWN Hash slot not served")
@@ -515,13 +531,28 @@ class FakeRuntime:
         """See `Runtime.prepare`."""
         await anyio.lowlevel.checkpoint()
         if plan.name not in self._kept:
-            ports = block_ports(plan.nodes[0].addresses.control.port, len(plan.nodes))
-            avoided = {**(self._reserved() if plan.spec.base_port in (None, "auto") else {}), **self._taken()}
-            if taken := {port: avoided[port] for port in ports if port in avoided}:
-                raise taken_error(taken)
+            strict = isinstance(plan.spec.base_port, int)
+            self._refuse_taken(plan.nodes, {} if strict else self._reserved())
             record = dump_record(plan, created_at="2000-01-01T00:00:00+00:00", owner={})
             self._kept[plan.name] = _Kept(record, {})
         return Facts({"folder": f"/fake/{plan.name}"})
+
+    async def amend(self, plan: Plan) -> None:
+        """See `Runtime.amend`."""
+        await anyio.lowlevel.checkpoint()
+        if plan.name not in self._kept:
+            raise RuntimeUnavailable(f'"{plan.name}" was not prepared', code="not-prepared")
+        existing = self._record(plan.name)
+        others = [self._record(name) for name in self._kept if name != plan.name]
+        self._refuse_taken(newcomers(plan, existing), reserved_ports(others))
+        record = dump_record(plan, created_at=existing.created_at, owner=dict(existing.owner))
+        self._kept[plan.name].record = record
+
+    def _refuse_taken(self, nodes: Sequence[PlannedNode], reserved: Mapping[int, str]) -> None:
+        ports = [port for node in nodes for port in (node.addresses.control.port, node.addresses.bus_port)]
+        avoided = {**reserved, **self._taken()}
+        if taken := {port: avoided[port] for port in ports if port in avoided}:
+            raise taken_error(taken)
 
     async def start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
         """See `Runtime.start`."""

@@ -86,8 +86,9 @@ def _is_home(plan: Plan, views: Views) -> bool:
 
 async def _plan_again(name: str, runtime: Runtime) -> Plan:
     record = await _record(name, runtime)
-    # That it has no password was decided when it was made.
-    plan, _ = await plan_here(parse_spec({**record.spec, "insecure": True}), runtime)
+    # That it has no password was decided when it was made, and so were its ports: there need not be room for a block
+    # of as many as there are nodes now.
+    plan, _ = await plan_here(parse_spec({**record.spec, "insecure": True, "base_port": None}), runtime)
     return bind(plan, await runtime.prepare(plan))
 
 
@@ -144,6 +145,12 @@ class _Mending:
     async def _start(self) -> tuple[Formation, frozenset[str]]:
         plan, runtime, access = self.plan, self.runtime, self.deployment.access
         record = await _record(plan.name, runtime)
+        if record.seated and {node.name for node in record.nodes} != {node.name for node in plan.nodes}:
+            raise Conflict(
+                f'the members of "{plan.name}" were changed meanwhile by somebody else',
+                code="members-changed",
+                hint="attach to it again: what is known of it here is what it was",
+            )
         login = Login(access.credentials.password)
         protection = protect(plan.spec, login, None, record, await runtime.kept(plan.name))
         if protection.tls is not None:

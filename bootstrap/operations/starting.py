@@ -47,7 +47,7 @@ async def start_nodes(
     """
     plan = formation.plan
     alive = {node.name for node in record.nodes if node.running}
-    idle = [node for node in plan.nodes if node.name not in alive]
+    idle = [node for node in (*plan.primaries, *plan.replicas) if node.name not in alive]
     if not idle:
         return 0
     what = plural(len(idle), "container" if plan.network else "server")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import TypeVar
 
 from bootstrap.planning._search import UNKNOWN, Layout, Problem, Shard, deal, search, unpack
@@ -70,6 +70,16 @@ def place(places: Sequence[Place], replicas: Sequence[int]) -> Placement:
     if problem.cost(layout) < problem.cost(usual):
         order, primary_of = _seat(layout, order, classes)
     return Placement(tuple(order), tuple(primary_of), Score(*unpack(problem.cost(layout))))
+
+
+def judge(shards: Sequence[Sequence[Place]]) -> Score:
+    """Return the score of shards as they are: of each its primary's place, then those of its replicas."""
+    places = [spot for shard in shards for spot in shard]
+    replicas = [len(shard) - 1 for shard in shards]
+    problem, classes = _classify(places, list(range(len(places))), replicas)
+    left = iter(classes)
+    layout = tuple((next(left), *sorted(islice(left, count))) for count in replicas)
+    return Score(*unpack(problem.cost(layout)))
 
 
 def interleave(places: Sequence[Place]) -> list[int]:

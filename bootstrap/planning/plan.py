@@ -8,10 +8,13 @@ equally pure `bind` replaces.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Literal
 
+from bootstrap.errors import Conflict
 from bootstrap.planning import slots as slot_math
 from bootstrap.planning.addressing import (
     Address,
@@ -27,7 +30,7 @@ from bootstrap.planning.addressing import (
     reach,
 )
 from bootstrap.planning.layout import Layout, Shard, make_layout
-from bootstrap.planning.placement import Place, Placement, describe, place
+from bootstrap.planning.placement import Place, Placement, Score, describe, judge, place
 from bootstrap.planning.ports import choose_block
 from bootstrap.planning.site import Host, ServerInfo, Site
 from bootstrap.planning.slots import SlotRange
@@ -40,7 +43,7 @@ from bootstrap.planning.spec import (
     replica_counts,
 )
 from bootstrap.planning.subnets import Network, choose_network
-from bootstrap.planning.text import plural
+from bootstrap.planning.text import listing, plural
 
 FORMAT_VERSION = 1
 
@@ -87,7 +90,8 @@ class PlannedNode:
 
     Args:
         name: its name, unique in the cluster.
-        index: its position; the first nodes are the primaries.
+        index: the number in its name and of its fixed address. In a cluster as it was created the first nodes are the
+            primaries; where members were changed since, indexes have holes, and roles are in any order.
         role: what it starts as; failovers may change that later.
         slots: the ranges it is given, empty for a replica.
         primary: the name of the primary it replicates, None for a primary.
@@ -140,12 +144,27 @@ class Creation:
 
 
 @dataclass(frozen=True, slots=True)
+class Underway:
+    """A change of a running cluster that has begun; it is recorded, so that one that was killed can be carried on.
+
+    Args:
+        command: the verb and its arguments.
+        leaving: the names of the nodes that are to leave.
+    """
+
+    command: str
+    leaving: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A cluster as it will be made; see `as_dict` for its JSON form.
 
     ``arithmetic`` words how the counts come about, ``placement`` the score over the declared failure domains,
     ``assumptions`` what was not looked at, ``network`` and ``announcement`` where containers are and how they are
-    reached.
+    reached. ``base_port`` is the first data port of the block that the cluster was created with, 0 for servers of
+    others. ``seated`` says that it is made of seats, since members were changed, and not by the counts of ``spec``;
+    ``underway``, that it is what a change is on its way to, not what there is.
     """
 
     spec: ClusterSpec
@@ -160,6 +179,9 @@ class Plan:
     assumptions: tuple[str, ...] = ()
     network: Network | None = None
     announcement: Announcement | None = None
+    base_port: int = 0
+    seated: bool = False
+    underway: Underway | None = None
 
     @property
     def name(self) -> str:
@@ -220,19 +242,73 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class Seat:
+    """What a node is in a cluster: all that is decided of it, beside how it is reached.
+
+    Args:
+        index: of its name and its fixed address.
+        port: its data port.
+        host: its declared failure domain.
+        zone: its zone, "" if unknown.
+        primary: the name of its primary, None for a primary.
+        slots: the ranges of a primary.
+    """
+
+    index: int
+    port: int
+    host: str
+    zone: str = ""
+    primary: str | None = None
+    slots: tuple[SlotRange, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        return Place(self.host, self.zone)
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
-    """What an existing cluster keeps when it is planned again: its ports, and for containers network and strategy."""
+    """What an existing cluster keeps when it is planned again.
+
+    Args:
+        base_port: the first data port of its block.
+        announcement: how its containers announce themselves.
+        network: the network that they are on.
+        seats: its nodes, where members were changed since it was created; none: it is as its specification says.
+    """
 
     base_port: int
     announcement: Announcement | None = None
     network: Network | None = None
+    seats: tuple[Seat, ...] = ()
+
+
+def seats_of(plan: Plan) -> tuple[Seat, ...]:
+    """The seats of any plan: what `Kept` holds to plan the same nodes, or others beside them."""
+    return tuple(
+        Seat(node.index, node.addresses.control.port, node.host, node.zone, node.primary, node.slots)
+        for node in plan.nodes
+    )
+
+
+def seated_spec(spec: ClusterSpec, seats: Sequence[Seat]) -> ClusterSpec:
+    """The specification with counts that are true of the seats: all nodes, no more replicas than each primary has."""
+    fewest = fewest_replicas({node_name(spec.name, seat.index): seat.primary for seat in seats})
+    return replace(spec, nodes=len(seats), replicas=min(spec.replicas, fewest), extra_replica_of=())
+
+
+def fewest_replicas(primary_of: Mapping[str, str | None]) -> int:
+    """How many replicas the primary has that has the fewest: node name -> its primary, None for a primary."""
+    followers = Counter(primary_of.values())
+    return min((followers[name] for name, primary in primary_of.items() if primary is None), default=0)
 
 
 def build_plan(spec: ClusterSpec, site: Site, *, kept: Kept | None = None) -> Plan:
     """Decide everything.
 
     Args:
-        spec: what is asked for.
+        spec: what is asked for. Where seats are kept they decide, and its counts are only recorded.
         site: the facts it is planned for.
         kept: what the existing cluster of this name keeps.
 
@@ -240,32 +316,90 @@ def build_plan(spec: ClusterSpec, site: Site, *, kept: Kept | None = None) -> Pl
         SpecError: with every problem of the specification.
         UsageError: a way of announcing that cannot work here.
         PortTaken: a strict block of ports is in use.
-        Conflict: no block of ports or no subnet is free.
+        Conflict: no block of ports or no subnet is free, the cluster's network has no address for a seat, or seats
+            that make no cluster.
     """
+    if kept is not None and kept.seats:
+        return _seated_plan(spec, site, kept)
     spec.check()
     where = _where(spec, site, kept)
     hosts = [site.hosts[index % len(site.hosts)] for index in range(spec.nodes)]
     places = [Place(host.name, _zone(spec, host, index)) for index, host in enumerate(hosts)]
     counts = replica_counts(spec)
     placement = place(places, counts)
-    drafts = _draft(counts, placement, [places[at] for at in placement.order])
-    nodes = _name_primaries(
-        tuple(where.finish(draft, node_name(spec.name, draft.index)) for draft in drafts),
-        drafts,
+    seats = _deal(
+        [(node_name(spec.name, index), where.base + index) for index in range(spec.nodes)],
+        [places[at] for at in placement.order],
+        placement,
     )
+    return _made(where, seats, arithmetic=_arithmetic(spec, counts), score=placement.score)
+
+
+def _seated_plan(spec: ClusterSpec, site: Site, kept: Kept) -> Plan:
+    seats = tuple(
+        replace(seat, slots=slot_math.merge(slot_math.expand(seat.slots)))
+        for seat in sorted(kept.seats, key=lambda seat: seat.index)
+    )
+    _check_seats(spec.name, seats)
+    spec = replace(spec, nodes=len(seats), extra_replica_of=())
+    # A block of ports, which has to have room for all nodes in a row, is not taken any more.
+    replace(spec, base_port=None).check()
+    primaries = [seat for seat in seats if seat.primary is None]
+    replicas = [[each.place for each in seats if each.primary == node_name(spec.name, p.index)] for p in primaries]
+    plan = _made(
+        _where(spec, site, kept),
+        seats,
+        arithmetic=_sum_text(len(seats), len(primaries), len(seats) - len(primaries)),
+        score=judge([[seat.place, *others] for seat, others in zip(primaries, replicas, strict=True)]),
+    )
+    return replace(plan, seated=True)
+
+
+def _check_seats(cluster: str, seats: Sequence[Seat]) -> None:
+    """Raise `Conflict` for seats that no cluster can have: whatever recorded them was not this package."""
+    names = {node_name(cluster, seat.index) for seat in seats if seat.primary is None}
+    slots = [slot for seat in seats for slot in slot_math.expand(seat.slots)]
+    wrong = {
+        "no primary": not names,
+        "a replica of no primary": any(seat.primary not in {None, *names} for seat in seats),
+        "a replica with slots": any(seat.slots and seat.primary for seat in seats),
+        "an index twice": len({seat.index for seat in seats}) < len(seats),
+        "a port twice": len({seat.port for seat in seats}) < len(seats),
+        "a slot twice": len(set(slots)) < len(slots),
+    }
+    if any(wrong.values()):
+        found = listing([what for what, true in wrong.items() if true])
+        raise Conflict(
+            f'the recorded members of "{cluster}" make no cluster: {found}',
+            code="bad-record",
+            hint=f"delete it, and create it again: `valkey-bootstrap delete --name {cluster}`",
+        )
+
+
+def _made(where: _Where, seats: Sequence[Seat], *, arithmetic: str, score: Score) -> Plan:
+    spec, site = where.spec, where.site
+    primaries = sum(seat.primary is None for seat in seats)
+    nodes = tuple(
+        where.finish(seat, node_name(spec.name, seat.index), epoch)
+        for seat, epoch in zip(seats, _epochs(seats), strict=True)
+    )
+    hosts, zones = {seat.host for seat in seats}, {seat.zone for seat in seats if seat.zone}
+    # No more are recorded of changed members than each primary has: some may have more.
+    replicas = spec.replicas or int(len(seats) > primaries)
     return Plan(
         spec=spec,
         server=site.server,
         runtime=site.runtime,
         nodes=nodes,
         creations=_creations(spec, where.network, nodes),
-        arithmetic=_arithmetic(spec, counts),
-        placement=describe(placement.score, sum(counts), len(set(hosts)), len({p.zone for p in places if p.zone})),
-        warnings=(*_warnings(spec, site, counts), *where.warnings),
+        arithmetic=arithmetic,
+        placement=describe(score, len(seats) - primaries, len(hosts), len(zones)),
+        warnings=(*_warnings(spec, site, primaries, replicas), *where.warnings),
         notes=where.notes,
         assumptions=site.assumptions,
         network=where.network,
         announcement=where.announcement,
+        base_port=where.base,
     )
 
 
@@ -281,21 +415,22 @@ class _Where:
     announcement: Announcement | None = None
     network: Network | None = None
 
-    def finish(self, draft: _Draft, name: str) -> PlannedNode:
+    def finish(self, seat: Seat, name: str, epoch: int) -> PlannedNode:
         """A node with its name and addresses."""
-        server, port = self.site.server, self.base + draft.index
+        server, port = self.site.server, seat.port
         if self.announcement is None or self.network is None:
             addresses = loopback(port)
             decided = _process_settings(name, addresses) | _port_settings(port, tls=self.spec.tls)
-            return _finish(draft, name, addresses, _settings(self.spec, server, name, draft.place.zone, decided))
-        there = self.network.address(draft.index)
+            settings = _settings(self.spec, server, name, seat.zone, decided)
+            return _finish(seat, name, addresses, epoch, settings)
+        there = self.network.address(seat.index)
         publish = self.spec.publish and self.site.engine is not None and self.site.engine.place != "nested"
         tls = self.spec.tls
         reached = reach(self.announcement, name, port, there, self.network.gateway, publish=publish, tls=tls)
         decided = _container_settings(reached) | _port_settings(port, tls=tls)
-        settings = _settings(self.spec, server, name, draft.place.zone, decided)
+        settings = _settings(self.spec, server, name, seat.zone, decided)
         return replace(
-            _finish(draft, name, reached.addresses, settings), container=self._container(name, there, reached)
+            _finish(seat, name, reached.addresses, epoch, settings), container=self._container(name, there, reached)
         )
 
     def _container(self, name: str, address: str, reached: Reach) -> Container:
@@ -372,17 +507,18 @@ def plan_members(members: Sequence[Member], replicas: int, server: ServerInfo, *
     counts = replica_counts(spec)
     placement = place([member.place for member in members], counts)
     chosen = [members[at] for at in placement.order]
-    drafts = _draft(counts, placement, [member.place for member in chosen])
+    named = [(str(member.address), member.address.port) for member in chosen]
+    seats = _deal(named, [member.place for member in chosen], placement)
     nodes = tuple(
-        _finish(draft, str(member.address), given(member.address, member.ip, member.bus_port))
-        for draft, member in zip(drafts, chosen, strict=True)
+        _finish(seat, str(member.address), given(member.address, member.ip, member.bus_port), epoch)
+        for seat, member, epoch in zip(seats, chosen, _epochs(seats), strict=True)
     )
     hosts, zones = {m.place.host for m in members}, {m.place.zone for m in members if m.place.zone}
     return Plan(
         spec=spec,
         server=server,
         runtime="none",
-        nodes=_name_primaries(nodes, drafts),
+        nodes=nodes,
         creations=(),
         arithmetic=_arithmetic(spec, counts),
         placement=describe(placement.score, sum(counts), len(hosts), len(zones)),
@@ -436,50 +572,44 @@ def _quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A node before it has a name and an address."""
+def _deal(named: Sequence[tuple[str, int]], places: Sequence[Place], placement: Placement) -> tuple[Seat, ...]:
+    """The seats of a cluster that is created: the first nodes are the primaries, and share the slots.
 
-    index: int
-    slots: tuple[SlotRange, ...]
-    primary: int | None
-    place: Place
-    epoch: int
-
-
-def _draft(counts: Sequence[int], placement: Placement, places: Sequence[Place]) -> tuple[_Draft, ...]:
-    primaries, replicas = len(counts), sum(counts)
-    ranges = slot_math.slot_ranges(primaries)
-    # Every node has its own epoch before the first MEET, replicas-to-be the lower ones. Nodes that meet with equal
-    # epochs collide; one that bumps its epoch and then becomes a replica is shown as an empty primary for ever by
-    # the peers that kept the bumped epoch ("Ignore stale message", clusterProcessPacket in cluster_legacy.c).
-    drafts = [_Draft(index, (ranges[index],), None, places[index], replicas + index + 1) for index in range(primaries)]
-    for at, primary in enumerate(placement.primary_of):
-        drafts.append(_Draft(primaries + at, (), primary, places[primaries + at], at + 1))
-    return tuple(drafts)
-
-
-def _finish(
-    draft: _Draft, name: str, addresses: NodeAddresses, settings: tuple[tuple[str, str], ...] = ()
-) -> PlannedNode:
-    return PlannedNode(
-        name=name,
-        index=draft.index,
-        role="primary" if draft.primary is None else "replica",
-        slots=draft.slots,
-        primary=None,
-        host=draft.place.host,
-        zone=draft.place.zone,
-        epoch=draft.epoch,
-        addresses=addresses,
-        settings=settings,
+    Args:
+        named: name and data port of each node.
+        places: where each is.
+        placement: who follows whom.
+    """
+    ranges = slot_math.slot_ranges(primaries := len(named) - len(placement.primary_of))
+    follows = [None] * primaries + [named[at][0] for at in placement.primary_of]
+    return tuple(
+        Seat(index, port, where.host, where.zone, primary, () if primary else (ranges[index],))
+        for index, ((_, port), where, primary) in enumerate(zip(named, places, follows, strict=True))
     )
 
 
-def _name_primaries(nodes: tuple[PlannedNode, ...], drafts: Sequence[_Draft]) -> tuple[PlannedNode, ...]:
-    return tuple(
-        node if draft.primary is None else replace(node, primary=nodes[draft.primary].name)
-        for node, draft in zip(nodes, drafts, strict=True)
+def _epochs(seats: Sequence[Seat]) -> list[int]:
+    # Every node has its own epoch before the first MEET, replicas-to-be the lower ones. Nodes that meet with equal
+    # epochs collide; one that bumps its epoch and then becomes a replica is shown as an empty primary for ever by
+    # the peers that kept the bumped epoch ("Ignore stale message", clusterProcessPacket in cluster_legacy.c).
+    replicas, primaries = count(1), count(1 + sum(seat.primary is not None for seat in seats))
+    return [next(primaries if seat.primary is None else replicas) for seat in seats]
+
+
+def _finish(
+    seat: Seat, name: str, addresses: NodeAddresses, epoch: int, settings: tuple[tuple[str, str], ...] = ()
+) -> PlannedNode:
+    return PlannedNode(
+        name=name,
+        index=seat.index,
+        role="primary" if seat.primary is None else "replica",
+        slots=seat.slots,
+        primary=seat.primary,
+        host=seat.host,
+        zone=seat.zone,
+        epoch=epoch,
+        addresses=addresses,
+        settings=settings,
     )
 
 
@@ -553,17 +683,21 @@ def _zone(spec: ClusterSpec, host: Host, index: int) -> str:
 
 def _arithmetic(spec: ClusterSpec, counts: Sequence[int]) -> str:
     """``5 nodes = 2 primaries + 2 replicas + 1 extra replica``."""
-    primaries, even = len(counts), len(counts) * spec.replicas
+    even = len(counts) * spec.replicas
+    return _sum_text(spec.nodes, len(counts), even, spec.nodes - len(counts) - even)
+
+
+def _sum_text(nodes: int, primaries: int, replicas: int, extra: int = 0) -> str:
     parts = [plural(primaries, "primary", "primaries")]
-    if even:
-        parts.append(plural(even, "replica"))
-    if extra := spec.nodes - primaries - even:
+    if replicas:
+        parts.append(plural(replicas, "replica"))
+    if extra:
         parts.append(plural(extra, "extra replica"))
-    return f"{plural(spec.nodes, 'node')} = {' + '.join(parts)}"
+    return f"{plural(nodes, 'node')} = {' + '.join(parts)}"
 
 
-def _warnings(spec: ClusterSpec, site: Site, counts: Sequence[int]) -> tuple[str, ...]:
-    warnings = _quorum_warning(len(counts), spec.replicas)
+def _warnings(spec: ClusterSpec, site: Site, primaries: int, replicas: int) -> tuple[str, ...]:
+    warnings = _quorum_warning(primaries, replicas)
     warnings += tuple(
         f"{key} {spec.settings[key]} {why}"
         for key, why in DANGEROUS_SETTINGS.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +55,38 @@ def choose_block(spec: ClusterSpec, site: Site, use: PortUse = "all") -> Block:
     if taken := _in_use(ports, site.taken_ports):
         raise taken_error(taken)
     return Block(spec.base_port, warning=_ephemeral_warning(ports, site))
+
+
+def next_ports(site: Site, used: Collection[int], number: int, use: PortUse, *, base: int) -> tuple[int, ...]:
+    """Data ports for further nodes of a cluster: the lowest free ones from its first port on.
+
+    Args:
+        site: with the ports that are taken, and those of stopped clusters; the cluster's own may be among them.
+        used: the data ports of the cluster's nodes.
+        number: how many are needed.
+        use: which ports of this machine a node uses.
+        base: the cluster's first data port.
+
+    Raises:
+        Conflict: there are not as many.
+    """
+    avoided = set(site.taken_ports) | set(site.reserved_ports)
+    avoided.update(port for each in used for port in block_ports(each, 1, use))
+    found: list[int] = []
+    for port in range(base, MAX_DATA_PORT + 1):
+        if len(found) == number:
+            break
+        needed = block_ports(port, 1, use)
+        # Where no port of this machine is used, nodes have different ones all the same.
+        if port not in used and avoided.isdisjoint(needed):
+            found.append(port)
+            avoided.update(needed)
+    if len(found) < number:
+        raise Conflict(
+            f"no {number} free data ports from {base} on with free bus ports {BUS_OFFSET} above", code="no-free-ports",
+            hint="delete a cluster (`valkey-bootstrap list`) or use fewer nodes",
+        )  # fmt: skip
+    return tuple(found)
 
 
 def taken_error(taken: Mapping[int, str]) -> PortTaken:

@@ -39,8 +39,22 @@ class Network:
     clients: str
 
     def address(self, index: int) -> str:
-        """The fixed address of a node."""
-        return str(ip_network(self.subnet)[index + 2])
+        """The fixed address of a node.
+
+        Raises:
+            Conflict: the lower half has no address left for this index.
+        """
+        subnet = ip_network(self.subnet)
+        # The first two are the network's own and its gateway's.
+        room = subnet.num_addresses // 2 - 2
+        if not 0 <= index < room:
+            raise Conflict(
+                f"the network {self.name} ({self.subnet}) has no address for a node {index}: its fixed addresses are "
+                f"those of the nodes 0 to {room - 1}",
+                code="network-full",
+                hint="remove a node first, whose index is free again then, or create a larger cluster of another name",
+            )
+        return str(subnet[index + 2])
 
 
 def network_name(cluster: str) -> str:

@@ -1,4 +1,4 @@
-"""The seam to where servers run: eight verbs and a lock, the same for processes and containers."""
+"""The seam to where servers run: a few verbs and a lock, the same for processes and containers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 from bootstrap.events import Reporter
 from bootstrap.judging.evidence import Contact, Server
 from bootstrap.planning.addressing import Announcement, NodeAddresses
-from bootstrap.planning.plan import Facts, Kept, Plan, PlannedNode
+from bootstrap.planning.plan import Facts, Kept, Plan, PlannedNode, Seat, Underway
 from bootstrap.planning.site import Site
+from bootstrap.planning.slots import SlotRange
 from bootstrap.planning.subnets import Network
 
 if TYPE_CHECKING:
@@ -25,7 +26,20 @@ Action = Literal["stop", "kill", "pause", "resume"]
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """One node of ours, from labels or folders: constants, and whether its server runs now."""
+    """One node of ours, from labels or folders: constants, and whether its server runs now.
+
+    Args:
+        name: its name.
+        index: the number in its name and of its fixed address.
+        host: its declared failure domain.
+        zone: its zone, "" if unknown.
+        addresses: where it is reached.
+        running: its server runs, as far as can be told without asking it.
+        detail: its process or container.
+        primary: the name of the primary that it was planned to follow; None for a primary, and where older versions
+            made the record.
+        slots: the ranges that it was planned to have; none for a replica.
+    """
 
     name: str
     index: int
@@ -34,6 +48,8 @@ class NodeRecord:
     addresses: NodeAddresses
     running: bool = False
     detail: str = ""
+    primary: str | None = None
+    slots: tuple[SlotRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +59,9 @@ class Record:
     Args:
         name: the cluster's name.
         runtime: the kind of runtime that keeps it.
-        spec: the specification's fields as it was created, for comparing.
-        base_port: its first data port.
+        spec: the specification's fields as it was created, for comparing; where members were changed since, with counts
+            that are true of them: their number, and no more replicas than each primary has.
+        base_port: the first data port of the block that it was created with.
         nodes: its nodes by index.
         created_at: ISO 8601, UTC.
         server: what it runs, such as ``valkey 9.1.2``.
@@ -54,6 +71,8 @@ class Record:
         orphan: it says of itself that it belongs to a process, and that process is gone.
         announcement: how its containers announce themselves.
         network: the network that they are on.
+        seated: members were changed since it was created: what they are is recorded by node.
+        underway: a change that has begun, and did not come to its end.
     """
 
     name: str
@@ -69,11 +88,17 @@ class Record:
     orphan: bool = False
     announcement: Announcement | None = None
     network: Network | None = None
+    seated: bool = False
+    underway: Underway | None = None
 
     @property
     def kept(self) -> Kept:
         """What it keeps when it is planned again."""
-        return Kept(self.base_port, self.announcement, self.network)
+        seats = tuple(
+            Seat(node.index, node.addresses.control.port, node.host, node.zone, node.primary, node.slots)
+            for node in self.nodes
+        )
+        return Kept(self.base_port, self.announcement, self.network, seats if self.seated else ())
 
     @property
     def running(self) -> int:
@@ -159,6 +184,18 @@ class Runtime(Protocol):
         Raises:
             Taken: a port or a subnet of the plan was taken since the survey.
             Conflict: something of that name is not ours, or another command makes this cluster.
+        """
+
+    async def amend(self, plan: Plan) -> None:
+        """Record a cluster that exists anew: its nodes are those of the plan from now on; nothing starts or goes.
+
+        When it was made, by whom and with which block of ports stays recorded. It may be repeated, and a kill leaves
+        the old record or the new one.
+
+        Raises:
+            PortTaken: a port of a node that is new is taken.
+            Conflict: something of a node's name is not ours.
+            RuntimeUnavailable: no such cluster is recorded.
         """
 
     async def start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:

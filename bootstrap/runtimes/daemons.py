@@ -167,10 +167,15 @@ def write_private(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _write(path: Path, document: Mapping[str, object]) -> None:
+def replace_private(path: Path, content: bytes) -> None:
+    """The same at once: a kill leaves the old content or the new one."""
     temporary = path.with_suffix(".tmp")
-    write_private(temporary, json.dumps(document).encode())
+    write_private(temporary, content)
     temporary.replace(path)
+
+
+def _write(path: Path, document: Mapping[str, object]) -> None:
+    replace_private(path, json.dumps(document).encode())
 
 
 def owner(pid: int | None = None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from bootstrap.errors import Conflict, NodeFailed, PortTaken, RuntimeUnavailable
 from bootstrap.events import Reporter
 from bootstrap.judging.evidence import Server
 from bootstrap.planning.plan import CONFIG_FILE, Facts, Plan, PlannedNode
-from bootstrap.planning.ports import block_ports, taken_error
+from bootstrap.planning.ports import taken_error
 from bootstrap.planning.site import Host, ServerInfo, Site
 from bootstrap.runtimes import daemons, listening
 from bootstrap.runtimes.base import LOG_LINES, Action, NodeRecord, Record, Secrets, Vantage
@@ -35,7 +35,7 @@ from bootstrap.runtimes.binaries import find_server
 from bootstrap.runtimes.claims import claimed, default_root, state_error
 from bootstrap.runtimes.dialling import LocalVantage
 from bootstrap.runtimes.keeping import FOLDER, keep_files, kept_files
-from bootstrap.runtimes.records import dump_record, load_record, reserved_ports
+from bootstrap.runtimes.records import dump_record, load_record, newcomers, reserved_ports
 
 RECORD_FILE = "cluster.json"
 PORTS_LOCK = ".ports"
@@ -80,6 +80,10 @@ class ProcessRuntime:
     async def prepare(self, plan: Plan) -> Facts:
         """See `Runtime.prepare`."""
         return await in_thread(self._prepare, plan)
+
+    async def amend(self, plan: Plan) -> None:
+        """See `Runtime.amend`: another record takes the place of the one there is."""
+        await in_thread(self._amend, plan)
 
     async def start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
         """See `Runtime.start`."""
@@ -198,13 +202,21 @@ class ProcessRuntime:
 
     def _check_ports(self, plan: Plan) -> None:
         """Refuse ports that somebody took since the survey: a listener, or a cluster that was recorded meanwhile."""
-        ports = block_ports(plan.nodes[0].addresses.control.port, len(plan.nodes))
-        taken = listening.holders(busy) if (busy := listening.busy_ports(ports)) else {}
-        if plan.spec.base_port is None or plan.spec.base_port == "auto":
-            reserved = reserved_ports(self._inventory(None))
-            taken |= {port: reserved[port] for port in ports if port in reserved and port not in taken}
-        if taken:
-            raise taken_error(taken)
+        strict = isinstance(plan.spec.base_port, int)
+        _refuse_taken(plan.nodes, {} if strict else reserved_ports(self._inventory(None)))
+
+    def _amend(self, plan: Plan) -> None:
+        folder = self._folder(plan.name)
+        with _state_errors(folder), _ports_lock(self.root):
+            existing = self._record(folder)
+            if existing is None:
+                raise _not_prepared(plan.name)
+            others = [record for record in self._inventory(None) if record.name != plan.name]
+            _refuse_taken(newcomers(plan, existing), reserved_ports(others))
+            for node in plan.nodes:
+                (folder / node.name).mkdir(mode=0o700, exist_ok=True)
+            record = dump_record(plan, created_at=existing.created_at, owner=dict(existing.owner))
+            daemons.replace_private(folder / RECORD_FILE, record.encode())
 
     def _make_folder(self, folder: Path, plan: Plan) -> None:
         for leftover in self.root.glob(f".new-{plan.name}-*"):
@@ -228,7 +240,7 @@ class ProcessRuntime:
     def _start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
         folder = self._folder(name) / node.name
         if not (self._folder(name) / RECORD_FILE).exists():
-            raise RuntimeUnavailable(f'"{name}" was not prepared', code="not-prepared")
+            raise _not_prepared(name)
         # A folder without a configuration has never had a server: no need to look through all processes for one.
         if (folder / CONFIG_FILE).exists() and daemons.running([folder]):
             return
@@ -280,6 +292,19 @@ class ProcessRuntime:
         for path in [folder / each for each in names] if nodes is not None else [folder]:
             left += _remove_tree(path)
         return tuple(left)
+
+
+def _not_prepared(name: str) -> RuntimeUnavailable:
+    return RuntimeUnavailable(f'"{name}" was not prepared', code="not-prepared")
+
+
+def _refuse_taken(nodes: Sequence[PlannedNode], reserved: Mapping[int, str]) -> None:
+    """Raise `PortTaken` for ports of these nodes that somebody listens at, or has reserved."""
+    ports = [port for node in nodes for port in (node.addresses.control.port, node.addresses.bus_port)]
+    taken = listening.holders(busy) if (busy := listening.busy_ports(ports)) else {}
+    taken |= {port: reserved[port] for port in ports if port in reserved and port not in taken}
+    if taken:
+        raise taken_error(taken)
 
 
 def _with_process(node: NodeRecord, pid: int | None) -> NodeRecord:

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from typing import Any
 
 from bootstrap.planning.addressing import Address, Announcement, NodeAddresses, ports_used
-from bootstrap.planning.plan import Plan, PlannedNode
+from bootstrap.planning.plan import Plan, PlannedNode, Underway
 from bootstrap.planning.ports import PortUse, block_ports
+from bootstrap.planning.slots import SLOTS, SlotRange
 from bootstrap.planning.spec import ClusterSpec, memory_bytes
 from bootstrap.planning.subnets import Network
 from bootstrap.runtimes.base import NodeRecord, Record
@@ -76,11 +77,13 @@ def cluster_document(plan: Plan, *, created_at: str, owner: dict[str, Any]) -> d
         "name": plan.name,
         "created_at": created_at,
         "server": {"name": str(plan.server), "path": plan.server.path},
-        "base_port": plan.nodes[0].addresses.control.port,
+        "base_port": plan.base_port,
         "spec": identity(plan.spec),
         "owner": owner,
         "announcement": asdict(plan.announcement) if plan.announcement else None,
         "network": asdict(plan.network) if plan.network else None,
+        "seated": plan.seated,
+        "underway": asdict(plan.underway) if plan.underway else None,
     }
 
 
@@ -99,6 +102,8 @@ def node_document(node: PlannedNode) -> dict[str, Any]:
             "bus_port": node.addresses.bus_port,
             "announced": _text(node.addresses.announced),
         },
+        "primary": node.primary,
+        "slots": [list(pair) for pair in node.slots],
     }
 
 
@@ -119,7 +124,7 @@ def load_record(text: str, *, runtime: str, folder: str) -> Record:
         return Record(
             name=document["name"],
             runtime=runtime,
-            spec=document["spec"],
+            spec=_table(document["spec"]),
             base_port=document["base_port"],
             nodes=tuple(map(_node, _list(document["nodes"]))),
             created_at=document["created_at"],
@@ -127,12 +132,20 @@ def load_record(text: str, *, runtime: str, folder: str) -> Record:
             server_path=document["server"]["path"],
             folder=folder,
             owner=_owner(document["owner"]),
-            # Records of the first version have neither.
+            # Older records have none of these.
             announcement=Announcement(**made) if (made := document.get("announcement")) else None,
             network=Network(**made) if (made := document.get("network")) else None,
+            seated=_truth(document.get("seated", False)),
+            underway=_underway(document.get("underway")),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a cluster's record: {error!r}") from error
+
+
+def newcomers(plan: Plan, record: Record) -> tuple[PlannedNode, ...]:
+    """The planned nodes that a cluster's record does not have, or has at another port."""
+    known = {(node.name, node.addresses.control.port) for node in record.nodes}
+    return tuple(node for node in plan.nodes if (node.name, node.addresses.control.port) not in known)
 
 
 def reserved_ports(records: Sequence[Record]) -> dict[int, str]:
@@ -140,7 +153,8 @@ def reserved_ports(records: Sequence[Record]) -> dict[int, str]:
     return {
         port: f'the cluster "{record.name}"'
         for record in records
-        for port in block_ports(record.base_port, len(record.nodes), _ports_used(record))
+        for node in record.nodes
+        for port in block_ports(node.addresses.control.port, 1, _ports_used(record))
     }
 
 
@@ -154,6 +168,27 @@ def _list(document: Any) -> list[Any]:
     return document
 
 
+def _table(document: Any) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise TypeError(f"{type(document).__name__} is not a table")
+    return document
+
+
+def _truth(document: Any) -> bool:
+    if not isinstance(document, bool):
+        raise TypeError(f"{document!r} is neither true nor false")
+    return document
+
+
+def _underway(document: Any) -> Underway | None:
+    if document is None:
+        return None
+    command, leaving = document["command"], _list(document["leaving"])
+    if not (isinstance(command, str) and all(isinstance(name, str) for name in leaving)):
+        raise ValueError(f"no change that is underway: {document!r}")
+    return Underway(command, tuple(leaving))
+
+
 def _owner(document: Any) -> dict[str, Any]:
     if document and not (isinstance(document["pid"], int) and isinstance(document["started"], int | float | None)):
         raise ValueError(f"not an owner: {document!r}")
@@ -164,7 +199,7 @@ def _node(document: dict[str, Any]) -> NodeRecord:
     where = document["addresses"]
     return NodeRecord(
         name=document["name"],
-        index=document["index"],
+        index=_number(document["index"]),
         host=document["host"],
         zone=document["zone"],
         addresses=NodeAddresses(
@@ -175,7 +210,29 @@ def _node(document: dict[str, Any]) -> NodeRecord:
             bus_port=where["bus_port"],
             announced=_address(where.get("announced")),
         ),
+        # Older records have neither.
+        primary=_name(document.get("primary")),
+        slots=tuple(map(_slot_range, _list(document.get("slots", [])))),
     )
+
+
+def _number(document: Any) -> int:
+    if not isinstance(document, int) or isinstance(document, bool) or document < 0:
+        raise ValueError(f"{document!r} is not a number")
+    return document
+
+
+def _name(document: Any) -> str | None:
+    if not isinstance(document, str | None):
+        raise TypeError(f"{document!r} is not a name")
+    return document
+
+
+def _slot_range(document: Any) -> SlotRange:
+    bounds = tuple(map(_number, _list(document)))
+    if len(bounds) != 2 or not bounds[0] <= bounds[1] < SLOTS:
+        raise ValueError(f"{document!r} is not a range of slots")
+    return bounds
 
 
 def _address(text: str | None) -> Address | None:

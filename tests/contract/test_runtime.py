@@ -12,7 +12,7 @@ from bootstrap.concurrency import together
 from bootstrap.errors import Conflict, NodeFailed, PortTaken, RuntimeUnavailable
 from bootstrap.events import Event, Reporter
 from bootstrap.formation.base import Unreachable
-from bootstrap.planning.plan import PlannedNode, bind, build_plan
+from bootstrap.planning.plan import PlannedNode, bind, build_plan, seats_of
 from bootstrap.planning.spec import ClusterSpec
 from bootstrap.runtimes.base import Action
 from bootstrap.runtimes.records import differences
@@ -456,3 +456,80 @@ async def test_what_can_be_said_of_a_server_without_asking_it(world: World) -> N
     await world.runtime.control(plan.name, first, "kill")
     assert (await world.runtime.inspect(plan.name))[first].state == "stopped"
     assert await world.runtime.inspect("nothing-of-that-name") == {}
+
+
+async def test_a_cluster_is_recorded_anew_with_a_node_more_and_a_hole(world: World) -> None:
+    made = await world.started(nodes=3)
+    before = await world.record()
+    plan = await world.amended(made, without=[1], replicas={5: world.node(0)})
+    record = await world.record()
+    assert [node.name for node in record.nodes] == [world.node(0), world.node(2), world.node(5)]
+    assert [node.running for node in record.nodes] == [True, True, False]
+    assert [node.addresses for node in record.nodes] == [node.addresses for node in plan.nodes]
+    assert (record.seated, record.kept.seats) == (True, seats_of(plan))
+    # What it was made as, when and by whom stays.
+    assert (record.created_at, record.base_port, record.owner) == (before.created_at, before.base_port, before.owner)
+    assert (record.spec["nodes"], record.spec["replicas"]) == (3, 0)
+    # Nothing was started or removed; who is not recorded any more can be removed all the same.
+    assert await world.ask(made, 1, "PING") == "PONG"
+    assert (await world.runtime.inspect(world.name)).keys() == {node.name for node in plan.nodes}
+    assert await world.runtime.remove(world.name, [world.node(1)]) == ()
+    with pytest.raises(Unreachable):
+        await world.ask(made, 1, "PING")
+    await world.start(plan, 2)
+    assert (await world.record()).running == 3
+    assert await world.ask(plan, 2, "PING") == "PONG"
+
+
+async def test_recording_a_cluster_anew_may_be_repeated_and_done_again(world: World) -> None:
+    made = await world.prepared(nodes=3)
+    one = await world.amended(made, replicas={7: world.node(1)})
+    record = await world.record()
+    await world.runtime.amend(one)
+    assert await world.record() == record
+    two = await world.amended(one, without=[0], replicas={3: world.node(2)})
+    assert [node.index for node in (await world.record()).nodes] == [1, 2, 3, 7]
+    assert (await world.record()).base_port == record.base_port
+    await world.amended(two, without=[3, 7], replicas={0: world.node(1)})
+    assert [node.index for node in (await world.record()).nodes] == [0, 1, 2]
+    assert await world.runtime.remove(world.name) == ()
+    assert not await world.runtime.inventory(world.name)
+
+
+async def test_changed_members_are_kept_while_all_are_stopped(world: World) -> None:
+    made = await world.prepared(nodes=3)
+    plan = await world.amended(made, without=[0], replicas={4: world.node(1)})
+    await world.begin(plan)
+    await world.runtime.control(world.name, world.node(4), "stop")
+    record = await world.record()
+    again = build_plan(plan.spec, await world.runtime.survey(record), kept=record.kept)
+    bound = bind(again, await world.runtime.prepare(again))
+    assert bound.nodes == plan.nodes
+    await world.start(bound, 2)
+    assert (await world.record()).running == 3
+    # Its ports are its own, wherever they are.
+    reserved = (await world.runtime.survey()).reserved_ports
+    assert {node.addresses.control.port for node in plan.nodes} <= reserved.keys()
+
+
+async def test_ports_of_nodes_that_are_new_are_refused_where_they_are_taken(world: World) -> None:
+    made = await world.started(nodes=1)
+    before = await world.record()
+    plan = await world.replanned(made, replicas={1: world.node(0)})
+    port = world.ports(replace(plan, nodes=plan.nodes[1:]))[0]
+    with world.occupied(port):
+        with pytest.raises(PortTaken) as caught:
+            await world.runtime.amend(plan)
+        assert list(caught.value.ports) == [port]
+        assert await world.record() == before
+    await world.runtime.amend(plan)
+    # Those that it had before are taken by itself.
+    await world.runtime.amend(plan)
+    assert len((await world.record()).nodes) == 2
+
+
+async def test_only_what_is_recorded_is_recorded_anew(world: World) -> None:
+    with pytest.raises(RuntimeUnavailable) as caught:
+        await world.runtime.amend(await world.planned())
+    assert caught.value.code == "not-prepared"
+    assert not await world.clusters()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -14,9 +14,19 @@ from bootstrap.errors import Taken
 from bootstrap.formation.base import Command, Connect, Credentials, NodeClient, Reply, Unreachable
 from bootstrap.operations.create import Created, CreateOptions, create
 from bootstrap.operations.deployment import Access
-from bootstrap.planning.addressing import Address
-from bootstrap.planning.plan import CONFIG_FILE, Plan, PlannedNode, bind, build_plan, render_config
-from bootstrap.planning.ports import block_ports
+from bootstrap.planning.addressing import Address, ports_used
+from bootstrap.planning.plan import (
+    CONFIG_FILE,
+    Plan,
+    PlannedNode,
+    Seat,
+    bind,
+    build_plan,
+    render_config,
+    seated_spec,
+    seats_of,
+)
+from bootstrap.planning.ports import next_ports
 from bootstrap.planning.spec import ClusterSpec, node_name
 from bootstrap.runtimes.base import NodeRecord, Record, Runtime
 from bootstrap.testing import FakeRuntime
@@ -46,6 +56,34 @@ class World:
                 return bind(plan, await self.runtime.prepare(plan))
             except Taken:  # by another test, between the survey and now
                 continue
+
+    async def replanned(
+        self, plan: Plan, *, without: Collection[int] = (), replicas: Mapping[int, str] | None = None
+    ) -> Plan:
+        """The plan without some nodes, and with replicas at free ports: index -> name of the primary."""
+        record = await self.record()
+        site = await self.runtime.survey(record)
+        seats = [seat for seat in seats_of(plan) if seat.index not in without]
+        use = ports_used(record.announcement, publish=True)
+        ports = next_ports(
+            site, [seat.port for seat in seats], len(replicas := replicas or {}), use, base=record.base_port
+        )
+        new = [
+            Seat(index, port, seats[0].host, primary=primary)
+            for (index, primary), port in zip(replicas.items(), ports, strict=True)
+        ]
+        kept = replace(record.kept, seats=(*seats, *new))
+        return build_plan(seated_spec(plan.spec, kept.seats), site, kept=kept)
+
+    async def amended(self, plan: Plan, **changes: Any) -> Plan:
+        """The same, recorded and bound."""
+        while True:
+            changed = await self.replanned(plan, **changes)
+            try:
+                await self.runtime.amend(changed)
+            except Taken:  # by another test, between the survey and now
+                continue
+            return bind(changed, await self.runtime.prepare(changed))
 
     async def started(self, **fields: Any) -> Plan:
         plan = await self.prepared(**fields)
@@ -118,7 +156,8 @@ class World:
     def ports(self, plan: Plan) -> list[int]:
         """The ports of this machine that a cluster takes."""
         if plan.network is None:
-            return list(block_ports(plan.nodes[0].addresses.control.port, len(plan.nodes)))
+            there = [node.addresses for node in plan.nodes]
+            return [*(each.control.port for each in there), *(each.bus_port for each in there)]
         return [each.port for node in plan.nodes if node.container for each in node.container.published]
 
     @contextmanager

@@ -23,7 +23,7 @@ from bootstrap.planning.addressing import Address
 from bootstrap.planning.site import server_of_tag
 from bootstrap.planning.spec import parse_spec
 from bootstrap.runtimes.engine.archives import host_in
-from bootstrap.runtimes.engine.labels import RECORD, read_record
+from bootstrap.runtimes.engine.labels import GENERATION, MEMBER, RECORD, read_record
 from bootstrap.runtimes.engine.netns import _read_hosts
 from bootstrap.runtimes.engine.sidecar import read_sign
 from bootstrap.runtimes.records import load_record
@@ -87,6 +87,10 @@ def record(text: str) -> None:
         read_record({RECORD: text}, [], runtime="fuzz")
     with suppress(ValueError):
         read_record(None, [{RECORD: text}], runtime="fuzz")
+    with suppress(ValueError):
+        read_record(None, [{RECORD: text, MEMBER: text}], runtime="fuzz")
+    with suppress(ValueError):
+        read_record({RECORD: text}, [{MEMBER: text}], runtime="fuzz", renewals=[{GENERATION: text[:4], RECORD: text}])
 
 
 def specification(text: str) -> None:

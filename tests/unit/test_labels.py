@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from bootstrap.planning.plan import Plan, build_plan
+from bootstrap.planning.plan import Plan, Seat, build_plan, seated_spec, seats_of
 from bootstrap.planning.site import Engine, Host, Resolved, ServerInfo, Site
 from bootstrap.planning.spec import ClusterSpec
 from bootstrap.runtimes import daemons
 from bootstrap.runtimes.base import NodeRecord, Record
 from bootstrap.runtimes.engine.labels import (
     CLUSTER,
+    GENERATION,
     MEMBER,
     NODE,
     RECORD,
@@ -58,7 +59,10 @@ def expected(plan: Plan) -> Record:
             "memory": None, "zones": ["a", "b"], "user": None, "tls": False, "settings": {},
         },
         base_port=6379,
-        nodes=tuple(NodeRecord(node.name, node.index, node.host, node.zone, node.addresses) for node in plan.nodes),
+        nodes=tuple(
+            NodeRecord(n.name, n.index, n.host, n.zone, n.addresses, primary=n.primary, slots=n.slots)
+            for n in plan.nodes
+        ),
         created_at=MADE,
         server="valkey 9.1.2",
         server_path="localhost:5000/valkey:9.1",
@@ -143,6 +147,73 @@ def test_states_go_to_their_nodes() -> None:
         ("web1-3", False, ""),
     ]
     assert found.running == 1
+
+
+def grown(made: Plan) -> Plan:
+    """With a further replica of the first node, and without the last node."""
+    network, _ = labels_of(made)
+    seats = (*seats_of(made)[:-1], Seat(13, 7000, "vm", primary=made.nodes[0].name))
+    kept = replace(read_record(network, [], runtime="docker").kept, seats=seats)
+    return build_plan(seated_spec(made.spec, seats), SITE, kept=kept)
+
+
+def renewal(plan: Plan, generation: int) -> dict[str, str]:
+    return {**network_labels(plan, created_at=MADE, owner={}), GENERATION: str(generation)}
+
+
+def test_the_latest_renewal_of_a_record_counts() -> None:
+    made = plan()
+    network, members = labels_of(made)
+    there = [renewal(made, 9), renewal(grown(made), 10)]
+    for order in (there, there[::-1]):
+        for of_network in (network, None):
+            found = read_record(of_network, members, runtime="docker", renewals=order)
+            assert found.seated
+            assert found.kept.seats == seats_of(grown(made))
+    assert not read_record(network, members, runtime="docker", renewals=[renewal(made, 9)]).seated
+
+
+@pytest.mark.parametrize("generation", ["", "x", "1.5", ...])
+def test_a_renewal_without_a_number_is_no_record(generation: Any) -> None:
+    made = plan()
+    labels = {**renewal(made, 1), GENERATION: generation}
+    there = [{key: value for key, value in labels.items() if value is not ...}, renewal(made, 1)]
+    with pytest.raises(ValueError):  # noqa: PT011 - any text will do, the kind is the promise
+        read_record(labels_of(made)[0], [], runtime="docker", renewals=there)
+
+
+def test_where_the_renewal_was_pruned_away_newcomers_tell_themselves() -> None:
+    made = plan()
+    network, members = labels_of(made)
+    newcomer = node_labels(network, grown(made).nodes[-1])
+    for there in (read_record(network, [*members[1:], newcomer], runtime="docker"),
+                  read_record(None, [newcomer, *members], runtime="docker")):  # fmt: skip
+        assert there.seated
+        assert [node.index for node in there.nodes] == [*range(12), 13]
+        assert (there.spec["nodes"], there.spec["replicas"]) == (13, 1)
+        again = build_plan(seated_spec(made.spec, there.kept.seats), SITE, kept=there.kept)
+        assert again.nodes[-1].addresses == grown(made).nodes[-1].addresses
+        assert again.arithmetic == "13 nodes = 6 primaries + 7 replicas"
+
+
+def test_of_members_that_do_not_say_whom_they_follow_is_known_that_they_are_there() -> None:
+    made = plan()
+    network, _ = labels_of(made)
+    document = json.loads(network[RECORD])
+    for node in document["nodes"]:
+        del node["primary"], node["slots"]
+    newcomer = node_labels(network, grown(made).nodes[-1])
+    found = read_record({**network, RECORD: json.dumps(document)}, [newcomer], runtime="docker")
+    assert not found.seated
+    assert [node.index for node in found.nodes] == [*range(12), 13]
+    assert found.spec["nodes"] == 12
+
+
+def test_a_newcomer_that_cannot_be_read_is_no_record() -> None:
+    network, _ = labels_of(plan())
+    for text in ("", "7", "[]", "{}"):
+        with pytest.raises(ValueError):  # noqa: PT011 - any text will do, the kind is the promise
+            read_record(network, [{CLUSTER: "web1", NODE: "web1-13", MEMBER: text}], runtime="docker")
 
 
 def changed(text: str, **fields: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bootstrap.planning.addressing import loopback
-from bootstrap.planning.plan import Kept, build_plan
+from bootstrap.planning.plan import Kept, Plan, Seat, build_plan, seated_spec, seats_of
 from bootstrap.planning.site import Engine, Host, Resolved, ServerInfo, Site
 from bootstrap.planning.spec import DEFAULT_IMAGE, ClusterSpec
 from bootstrap.runtimes.base import Record
@@ -50,8 +50,9 @@ def test_a_record_of_the_first_version_is_read_and_compared() -> None:
         del document[field]
     for field in ("image", "announce", "announce_host", "publish", "ephemeral", "memory"):
         del document["spec"][field]
+    del document["seated"]
     for node in document["nodes"]:
-        del node["addresses"]["announced"]
+        del node["addresses"]["announced"], node["primary"], node["slots"]
     record = load_record(json.dumps(document), runtime="process", folder="/x")
     assert [node.addresses for node in record.nodes] == [loopback(6379 + index) for index in range(6)]
     assert record.kept == Kept(6379, None, None)
@@ -145,7 +146,7 @@ def test_a_server_may_be_given_by_any_path_that_leads_to_it(monkeypatch: pytest.
 )
 def test_ports_that_a_record_takes_are_reserved_by_name(fields: dict[str, Any], data: bool, bus: bool) -> None:
     one = recorded(asked(name="one", nodes=2, replicas=0, **fields))
-    two = replace(recorded(asked(name="two", nodes=1, replicas=0, runtime="process")), base_port=7000)
+    two = recorded(asked(name="two", nodes=1, replicas=0, runtime="process", base_port=7000))
     expected = dict.fromkeys((7000, 17000), 'the cluster "two"')
     expected |= dict.fromkeys([*([6379, 6380] if data else []), *([16379, 16380] if bus else [])], 'the cluster "one"')
     assert reserved_ports([one, two]) == expected
@@ -162,6 +163,67 @@ def test_the_same_memory_in_other_words_is_the_same() -> None:
     assert not differences(asked(memory="1024m"), recorded(asked(memory="1g")))
 
 
+def changed_members(spec: ClusterSpec = PROCESSES, site: Site | None = None) -> Plan:
+    """The second of six nodes was removed, with its replica, and a replica was added to the third."""
+    site = site or Site.assumed(spec)
+    made = build_plan(spec, site)
+    seats = [seat for seat in seats_of(made) if made.nodes[1].name not in (made.nodes[seat.index].name, seat.primary)]
+    seats[1] = replace(seats[1], slots=((5461, 16383),))
+    seats.append(Seat(9, 6400, "localhost", primary=made.nodes[2].name))
+    kept = replace(recorded(spec, site).kept, seats=tuple(seats))
+    return build_plan(seated_spec(spec, seats), site, kept=kept)
+
+
+@pytest.mark.parametrize(("spec", "site"), [(PROCESSES, None), (ClusterSpec(), LINUX)], ids=["process", "docker"])
+def test_a_record_of_changed_members_gives_the_same_plan_again(spec: ClusterSpec, site: Site | None) -> None:
+    plan = changed_members(spec, site)
+    text = dump_record(plan, created_at="2026-01-02T03:04:05+00:00", owner={})
+    record = load_record(text, runtime=plan.runtime, folder="/x")
+    assert (record.seated, record.base_port, record.kept.seats) == (True, 6379, seats_of(plan))
+    again = build_plan(plan.spec, site or Site.assumed(spec), kept=record.kept)
+    assert again == plan
+    assert not differences(replace(spec, nodes=5, base_port=6379), record)
+    assert differences(spec, record) == {"nodes": (5, 6)}
+
+
+def test_ports_are_reserved_by_node_where_members_were_changed() -> None:
+    plan = changed_members()
+    text = dump_record(plan, created_at="2026-01-02T03:04:05+00:00", owner={})
+    ports = {node.addresses.control.port for node in plan.nodes}
+    assert max(ports) == 6400
+    assert len(ports) == 5
+    reserved = reserved_ports([load_record(text, runtime="process", folder="/x")])
+    assert reserved.keys() == ports | {port + 10000 for port in ports}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"index": "0"},
+        {"index": True},
+        {"index": -1},
+        {"primary": 7},
+        {"primary": ["valkey0"]},
+        {"slots": 7},
+        {"slots": [7]},
+        {"slots": [[1]]},
+        {"slots": [[1, 2, 3]]},
+        {"slots": [["1", "2"]]},
+        {"slots": [[2, 1]]},
+        {"slots": [[0, 16384]]},
+        {"slots": [[-1, 2]]},
+        {"slots": [[0, 1e9]]},
+    ],
+    ids=str,
+)
+def test_a_member_that_cannot_be_read_is_no_record(change: dict[str, Any]) -> None:
+    text = dump_record(changed_members(), created_at="2026-01-02T03:04:05+00:00", owner={})
+    document = json.loads(text)
+    document["nodes"][0] |= change
+    with pytest.raises(ValueError, match="not"):
+        load_record(json.dumps(document), runtime="process", folder="/x")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -170,6 +232,11 @@ def test_the_same_memory_in_other_words_is_the_same() -> None:
         {"owner": 7},
         {"owner": {"pid": 1, "started": "x"}},
         {"nodes": {}},
+        {"seated": 1},
+        {"seated": "yes"},
+        {"seated": None},
+        {"spec": 7},
+        {"spec": []},
     ],
     ids=str,
 )

@@ -40,6 +40,7 @@ from bootstrap.planning.plan import (
     PlannedNode,
     bind,
 )
+from bootstrap.planning.ports import taken_error
 from bootstrap.planning.site import Engine, EnginePlace, Host, Site
 from bootstrap.planning.spec import DEFAULT_IMAGE, Pull
 from bootstrap.planning.subnets import Network
@@ -75,13 +76,15 @@ from bootstrap.runtimes.engine.images import Images
 from bootstrap.runtimes.engine.netns import NamespaceVantage, can_enter
 from bootstrap.runtimes.engine.sidecar import SidecarVantage
 from bootstrap.runtimes.keeping import FOLDER, drop_files, keep_files, kept_files
-from bootstrap.runtimes.records import reserved_ports
+from bootstrap.runtimes.records import newcomers, reserved_ports
 
 STOP_SECONDS = 10
 FOLLOW_SECONDS = 0.2
 LOG_BYTES = "10m"
 
 _UP = frozenset({"running", "paused"})
+_HERE: Collection[EnginePlace] = ("local", "rootless", "desktop")
+"""Where an engine is whose published ports are this machine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,10 @@ class EngineRuntime:
     async def prepare(self, plan: Plan) -> Facts:
         """See `Runtime.prepare`: makes the network, which is the cluster's record."""
         return await in_thread(self._prepare, plan)
+
+    async def amend(self, plan: Plan) -> None:
+        """See `Runtime.amend`: a volume with the new record goes before the network, whose labels cannot change."""
+        await in_thread(self._amend, plan)
 
     async def start(self, name: str, node: PlannedNode, files: Mapping[str, bytes]) -> None:
         """See `Runtime.start`."""
@@ -265,13 +272,14 @@ class EngineRuntime:
             info, version = api.info(), api.version()["Version"]
             containers, networks = api.containers(all=True), api.networks()
         place = self._place = find_place(info, [each["Id"] for each in containers])
+        taken = taken_ports(containers, here=place in _HERE)
         machine = machine_of(endpoint())
         server, assumptions = self._images.server(image)
         return Site(
             runtime=self.kind,
             hosts=(Host(info.get("Name") or machine),),
             server=server,
-            taken_ports=taken_ports(containers, here=place in ("local", "rootless", "desktop")),
+            taken_ports=taken,
             reserved_ports=reserved_ports(self._inventory(None)),
             ephemeral_ports=listening.ephemeral_ports(),
             seed=secrets.randbelow(2**32),
@@ -293,15 +301,22 @@ class EngineRuntime:
             containers = self._api.containers(all=True, filters=wanted)
             volumes = self._api.volumes(filters=wanted).get("Volumes") or []
         of_network = {each["Labels"][labels.CLUSTER]: each["Labels"] for each in networks}
+        renewals = _by_cluster([each for each in volumes if labels.GENERATION in each["Labels"]])
+        volumes = [each for each in volumes if labels.GENERATION not in each["Labels"]]
         of_containers = _by_cluster(containers)
         # A cluster whose containers and network were pruned away has its data, and is still one.
         of_nodes = _by_cluster([*volumes, *containers])
         records = []
-        for cluster in sorted({*of_network, *of_nodes}):
+        for cluster in sorted({*of_network, *renewals, *of_nodes}):
             mine = of_containers.get(cluster, [])
             members = {each["Labels"].get(labels.NODE, ""): each["Labels"] for each in of_nodes.get(cluster, [])}
             try:
-                record = labels.read_record(of_network.get(cluster), list(members.values()), runtime=self.kind)
+                record = labels.read_record(
+                    of_network.get(cluster),
+                    list(members.values()),
+                    runtime=self.kind,
+                    renewals=[each["Labels"] for each in renewals.get(cluster, [])],
+                )
             except ValueError as error:
                 if name is None:
                     continue
@@ -347,6 +362,47 @@ class EngineRuntime:
             with engine_errors(f"make the network {plan.network.name}"):
                 self._make_network(plan.network, bind(plan, facts))
         return facts
+
+    def _amend(self, plan: Plan) -> None:
+        existing = next(iter(self._inventory(plan.name)), None)
+        if existing is None:
+            raise RuntimeUnavailable(f'"{plan.name}" was not prepared', code="not-prepared")
+        self._refuse_strangers(plan)
+        self._refuse_taken(newcomers(plan, existing))
+        bound = bind(plan, self._facts(plan))
+        wanted = labels.network_labels(bound, created_at=existing.created_at, owner=dict(existing.owner))
+        with engine_errors(f"record {plan.name}"):
+            found = self._api.volumes(filters={"label": f"{labels.CLUSTER}={plan.name}"}).get("Volumes") or ()
+            had = {labels.generation_of(each["Labels"]): each for each in found if labels.GENERATION in each["Labels"]}
+            latest = max(had, default=0)
+            if not had or had[latest]["Labels"].get(labels.RECORD) != wanted[labels.RECORD]:
+                self._renew(plan.name, latest + 1, wanted)
+                latest += 1
+            # Those before, and what a command that was killed just here left of them.
+            for each in (had[number] for number in had if number < latest):
+                with suppress(NotFound):
+                    self._api.remove_volume(each["Name"])
+
+    def _renew(self, name: str, generation: int, wanted: Mapping[str, str]) -> None:
+        volume = labels.renewal_name(name, generation)
+        self._api.create_volume(volume, labels={**wanted, labels.GENERATION: str(generation)})
+        # One that exists is given as it is.
+        made = self._api.inspect_volume(volume)
+        if (made.get("Labels") or {}).get(labels.RECORD) != wanted[labels.RECORD]:
+            raise taken_by_strangers("volume", [volume])
+
+    def _refuse_taken(self, nodes: Sequence[PlannedNode]) -> None:
+        """Raise `PortTaken` for ports that are to be published and are taken."""
+        wanted = {each.port for node in nodes if node.container for each in node.container.published}
+        if not wanted:
+            return
+        with engine_errors("look for ports that are taken"):
+            containers = self._api.containers(all=True)
+            if self._place is None:
+                self._place = find_place(self._api.info(), [each["Id"] for each in containers])
+        taken = taken_ports(containers, here=self._place in _HERE)
+        if found := {port: taken[port] for port in wanted if port in taken}:
+            raise taken_error(found)
 
     def _facts(self, plan: Plan) -> Facts:
         mapped = {address for node in plan.nodes if node.container for _, address in node.container.hosts}
