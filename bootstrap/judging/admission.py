@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +44,38 @@ def admit(plan: Plan, views: Views, *, ours: bool) -> tuple[Fault, ...]:
     for node in plan.nodes:
         if node.name in usable:
             faults += _not_empty(node, plan.nodes, views, ours=ours)
+    return tuple(faults)
+
+
+def unfit(
+    newcomers: Sequence[PlannedNode], views: Views, *, functions: Collection[str], members: Collection[str]
+) -> tuple[Fault, ...]:
+    """Every reason against adding these servers to a running cluster; empty when they may join.
+
+    Args:
+        newcomers: the servers.
+        views: what they and the members said.
+        functions: the function libraries of the cluster: a newcomer that has them was to join before.
+        members: the ids of the members; whoever knows only them was to join before, too.
+    """
+    names = {node.name for node in newcomers}
+    there = {name: view for name, view in views.items() if name in names}
+    faults = [*_unusable(there), *_twice(views)]
+    for name, view in seen(there).items():
+        if view.id in members:
+            # The same server as a member, under another address.
+            continue
+        if view.keys:
+            where = ", ".join(f"{plural(number, 'key')} in {base}" for base, number in sorted(view.keys.items()))
+            faults.append(Fault(name, "keys", f"holds {where}"))
+        if view.myself.slots:
+            faults.append(Fault(name, "slots", f"owns slots {format_ranges(view.myself.slots)}"))
+        if foreign := [library for library in view.functions if library not in functions]:
+            faults.append(Fault(name, "functions", f"has function libraries: {listing(foreign)}"))
+        known = [peer for peer in view.peers.values() if peer.id not in {view.id, *members} and not peer.handshake]
+        if known and not {peer.id for peer in known} <= {each.id for each in seen(there).values()}:
+            shown = [f"{peer.id[:8]} at {peer.address}" for peer in known]
+            faults.append(Fault(name, "peers", f"already knows {listing(shown, 3)}, which are not of this cluster"))
     return tuple(faults)
 
 

@@ -78,7 +78,9 @@ def agree(views: Views, announced: Mapping[str, Address] | None = None) -> Agree
     nodes = seen(views)
     doubts = [*_absent(views), *_identity(nodes)]
     names = {view.id: name for name, view in nodes.items()}
-    replicas = [view.id for view in nodes.values() if view.myself.role == "replica"]
+    # CLUSTER SLOTS lists whoever serves slots, and their replicas.
+    serving = {view.id for view in nodes.values() if view.myself.slots}
+    replicas = [view.id for view in nodes.values() if view.myself.primary in serving]
     # What one node rightly says of another is one object in all views (see `parse_nodes`), and is looked at once.
     right: set[int] = set()
     for name, view in nodes.items():

@@ -122,7 +122,7 @@ def slots(evidence: Evidence, agreement: Agreement) -> Iterator[Finding]:
                 name,
                 "open-slots",
                 f"has {plural(len(numbers), 'slot')} half moved: {listing(numbers, 5)}",
-                f"finish the move, or end it: `CLUSTER SETSLOT {numbers[0]} STABLE`",
+                "finish what was begun, and nothing else: `valkey-bootstrap rebalance --threshold 100`",
                 evidence=tuple(view.myself.open_slots),
             )
 

@@ -22,11 +22,13 @@ from hashlib import sha1
 from bootstrap.judging.agreement import Agreement, DoubtKind, agree, conforms
 from bootstrap.judging.steps import (
     AddSlots,
+    Bump,
     Failover,
     FirstWrite,
     Forget,
     Meet,
     Nudge,
+    Renew,
     Replicate,
     SetEpoch,
     Step,
@@ -36,7 +38,7 @@ from bootstrap.judging.views import NodeView, Peer, Silent, View, Views
 from bootstrap.planning.addressing import Address
 from bootstrap.planning.plan import Plan, PlannedNode
 from bootstrap.planning.site import ServerInfo
-from bootstrap.planning.slots import SLOTS, SlotRange
+from bootstrap.planning.slots import SLOTS, SlotRange, key_slot
 
 ROUNDS = 20
 """How many rounds `play` gives the loop; formation takes four, whatever the number of nodes."""
@@ -197,9 +199,36 @@ class Simulation:
         node = self.nodes[name]
         assert node.primary is not None, f"{name} is a primary"
         node.slots = _mask(node.peers[node.primary].slots)
-        epochs = [peer.epoch for each in self.nodes.values() for peer in each.peers.values()]
-        node.primary, node.epoch = None, max([*epochs, *(each.epoch for each in self.nodes.values())]) + 1
+        node.primary, node.epoch = None, self._next_epoch()
         self._stirred = True
+
+    def give(self, name: str, target: str, slots: Iterable[int]) -> None:
+        """A primary's slots and their keys go to another one, as at the end of a migration of either kind.
+
+        The target takes an epoch of its own for it; a source without slots follows the target.
+        """
+        self._settle()
+        node, other = self.nodes[name], self.nodes[target]
+        mask = sum(1 << slot for slot in set(slots))
+        assert other.primary is None, f"{target} is a replica"
+        assert mask & node.slots == mask, f"{name} has not all of these slots"
+        other.epoch = self._next_epoch()
+        other.slots |= mask
+        node.slots &= ~mask
+        node.peers[other.id], other.peers[node.id] = other.word(), node.word()
+        for base, values in node.data.items():
+            gone = {key: value for key, value in values.items() if mask >> _slot_of(key) & 1}
+            other.data.setdefault(base, {}).update(gone)
+            node.data[base] = {key: value for key, value in values.items() if key not in gone}
+        if not node.slots:
+            node.primary = other.id
+        node.offset += WRITTEN
+        other.offset += WRITTEN
+        self._stirred = True
+
+    def _next_epoch(self) -> int:
+        known = [peer.epoch for each in self.nodes.values() for peer in each.peers.values()]
+        return max([*known, *(each.epoch for each in self.nodes.values())]) + 1
 
     def put(self, name: str, key: str, value: str, *, database: str = "db0") -> None:
         """A key on a primary, which its replicas will get."""
@@ -230,6 +259,10 @@ class Simulation:
                 self.replicate(step.node, step.primary_id)
             case Failover():
                 self.take_over(step.node)
+            case Renew():
+                self.reset(step.node)
+            case Bump():
+                self.bump(step.node)
             case Forget():
                 self.forget(step.node, step.lost_id)
             case FirstWrite():
@@ -306,6 +339,15 @@ class Simulation:
         if not any(each.id == node.primary and each.up for each in self.nodes.values()):
             raise Refused("Primary is down or failed, please use CLUSTER FAILOVER FORCE")
         self.fail_over(name)
+
+    def bump(self, name: str) -> bool:
+        """CLUSTER BUMPEPOCH: the highest epoch of all, unless it has that already; whether it had not."""
+        node = self._asked(name)
+        if node.epoch and node.epoch >= max((peer.epoch for peer in node.peers.values()), default=0):
+            return False
+        node.epoch = self._next_epoch()
+        self._stirred = True
+        return True
 
     def forget(self, name: str, node_id: str) -> None:
         """CLUSTER FORGET: the id is dropped, and not learned again from others."""
@@ -585,8 +627,11 @@ def _exchange(group: Sequence[SimulatedNode]) -> bool:
 
 
 def _believe(known: Peer, word: Peer) -> Peer:
-    """What a node makes of another's word: stale ones tell it no more than that the other is there."""
-    if word.epoch >= known.epoch:
+    """What a node makes of another's word: stale ones tell it no more than that the other is there.
+
+    Of replicas no epoch is kept: one that follows another primary now is believed whatever the epochs of the two are.
+    """
+    if word.epoch >= known.epoch or known.role == word.role == "replica":
         return word
     return replace(known, flags=known.flags - {"fail", "fail?"}, connected=True, address=word.address)
 
@@ -624,6 +669,10 @@ def _union(peers: Iterable[Peer]) -> int:
         if peer.slots:
             union |= _mask(peer.slots)
     return union
+
+
+def _slot_of(key: str) -> int:
+    return key_slot(key.encode(errors="surrogateescape"))
 
 
 def _lowest(mask: int) -> int:

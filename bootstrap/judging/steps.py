@@ -99,8 +99,36 @@ class Failover:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Make a replica a blank node with another id, which knows nobody (`CLUSTER RESET HARD`)."""
+
+    node: str
+
+    @property
+    def command(self) -> Command:
+        """The command that the node is sent."""
+        return ("CLUSTER", "RESET", "HARD")
+
+
+@dataclass(frozen=True, slots=True)
+class Bump:
+    """Give a primary the highest config epoch that there is (`CLUSTER BUMPEPOCH`).
+
+    A node that was known as a primary of a higher epoch than the one that it is to follow would not be believed: see
+    "Config epochs: the trap" in docs/architecture.md.
+    """
+
+    node: str
+
+    @property
+    def command(self) -> Command:
+        """The command that the node is sent."""
+        return ("CLUSTER", "BUMPEPOCH")
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
-    """Drop a dead id that owns nothing (`CLUSTER FORGET`, banned for 60 s)."""
+    """Drop an id, of a node that is lost or leaves (`CLUSTER FORGET`, banned for 60 s)."""
 
     node: str
     lost_id: str
@@ -143,7 +171,7 @@ class Nudge:
         return ("WAIT", "1000", "1")
 
 
-Step = SetEpoch | FirstWrite | AddSlots | Meet | Replicate | Failover | Forget | Nudge
+Step = SetEpoch | FirstWrite | AddSlots | Meet | Replicate | Failover | Renew | Bump | Forget | Nudge
 
 
 def next_steps(target: Sequence[PlannedNode], views: Views) -> tuple[Step, ...]:
@@ -157,16 +185,16 @@ def next_steps(target: Sequence[PlannedNode], views: Views) -> tuple[Step, ...]:
         return ()
     ids = {name: view.id for name, view in nodes.items()}
     slots = tuple(_slots(target, nodes))
-    first: tuple[Step, ...] = (*_epochs(target, nodes), *_first_writes(target, nodes, slots), *slots)
+    first: tuple[Step, ...] = (*epochs(target, nodes), *_first_writes(target, nodes, slots), *slots)
     if any(isinstance(step, SetEpoch) for step in first):
         # No node may be met before it has its epoch: the command is refused from then on.
         return first
     return (
         *first,
-        *_meetings(target, nodes, ids),
+        *meetings(target, nodes, ids),
         *_replications(target, nodes, ids),
-        *_forgettings(target, nodes, set(ids.values())),
-        *_nudges(nodes),
+        *forgettings(target, nodes, set(ids.values())),
+        *nudges(nodes),
     )
 
 
@@ -202,7 +230,8 @@ def confirmed(steps: Sequence[Step], doubtful: Collection[Step]) -> tuple[tuple[
     return tuple(step for step in steps if step not in waiting or step in doubtful), waiting
 
 
-def _epochs(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iterator[SetEpoch]:
+def epochs(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iterator[SetEpoch]:
+    """An epoch of its own for every node that was never given one."""
     # Of members only: beside the epoch of a lost one, its successor would be given a higher one than it may have.
     blank = [node for node in target if nodes[node.name].epoch == 0 and len(nodes[node.name].peers) == 1]
     if not blank:
@@ -242,7 +271,8 @@ def _slots(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView]) -> Iter
             yield AddSlots(node.name, merge(free))
 
 
-def _meetings(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids: Mapping[str, str]) -> Iterator[Meet]:
+def meetings(target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], ids: Mapping[str, str]) -> Iterator[Meet]:
+    """Introduce whoever does not know another one, of all nodes or, in a large cluster, of its hubs."""
     settled = {name: {peer.id for peer in view.peers.values() if not peer.handshake} for name, view in nodes.items()}
     # A handshake entry dies by itself after the node timeout; until then the meeting is under way.
     pending = {
@@ -301,9 +331,10 @@ def _orphaned(view: NodeView, ids: Mapping[str, str]) -> bool:
     return primary is not None and primary.id not in ids.values() and bool(primary.faults) and not primary.slots
 
 
-def _forgettings(
+def forgettings(
     target: Sequence[PlannedNode], nodes: Mapping[str, NodeView], members: Collection[str]
 ) -> Iterator[Forget]:
+    """Drop the ids that nodes of ours had before they lost their data, once nothing needs them."""
     ports = {node.addresses.meet.port for node in target} | {node.addresses.host.port for node in target}
     for name, view in nodes.items():
         for peer in view.peers.values():
@@ -318,7 +349,8 @@ def _forgettings(
                 yield Forget(name, peer.id)
 
 
-def _nudges(nodes: Mapping[str, NodeView]) -> Iterator[Nudge]:
+def nudges(nodes: Mapping[str, NodeView]) -> Iterator[Nudge]:
+    """Move the replication offset of primaries that never wrote: their replicas are hidden meanwhile."""
     followed = {view.myself.primary for view in nodes.values() if view.link == "up"}
     for name, view in nodes.items():
         if view.offset == 0 and view.id in followed and view.myself.role == "primary":
