@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Command = tuple[str, ...]
 
+RawCommand = Sequence[str | bytes]
+"""A command whose words may be binary, as keys are."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerError:
@@ -43,6 +46,11 @@ class Unreachable(NodeFailed):
     """A node could not be asked: no connection, a lost one, a refused login, no answer in time."""
 
     default_code = "unreachable"
+
+    def of(self, name: str) -> Unreachable:
+        """The same, with the name of the node; what it says by itself is the address."""
+        message = self.message if self.message.startswith(name) else f"{name} at {self.message}"
+        return Unreachable(message, code=self.code, hint=self.hint, nodes={name: self.message})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,17 @@ class NodeClient(Protocol):
             Unreachable: no answer, with the reason and as code ``unreachable``, ``no-answer``, ``login-failed``,
                 ``protected`` (clients of other machines are turned away), ``full`` (so are all further clients),
                 ``tls`` (one side encrypts, the other does not) or ``certificate`` (the server's is not trusted).
+        """
+
+    async def run_raw(self, *commands: RawCommand, within: float | None = None) -> Sequence[Reply]:
+        """The same byte for byte: text in replies is bytes, as the server sent it; error replies are as above.
+
+        Args:
+            commands: in order.
+            within: seconds that each reply may take, None for as long as usual.
+
+        Raises:
+            Unreachable: as above.
         """
 
     async def look(self) -> View:

@@ -26,6 +26,7 @@ from bootstrap.formation.base import (
     Connect,
     Credentials,
     NodeClient,
+    RawCommand,
     Reply,
     ServerError,
     Unreachable,
@@ -88,11 +89,23 @@ class RedisNode:
 
     async def run(self, *commands: Command) -> Sequence[Reply]:
         """See `NodeClient.run`."""
+        return [_harmless(reply) for reply in await self._exchange(commands, raw=False)]
+
+    async def run_raw(self, *commands: RawCommand, within: float | None = None) -> Sequence[Reply]:
+        """See `NodeClient.run_raw`."""
+        usual = self._connection.socket_timeout
+        self._connection.socket_timeout = usual if within is None else within
+        try:
+            return await self._exchange(commands, raw=True)
+        finally:
+            self._connection.socket_timeout = usual
+
+    async def _exchange(self, commands: Sequence[RawCommand], *, raw: bool) -> list[Reply]:
         connection = self._connection
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return await self._read_all(len(commands))
+            await connection.send_packed_command(map(_pack, commands), check_health=False)
+            return await self._read_all(len(commands), raw=raw)
         except Unreachable:
             await self.aclose()
             raise
@@ -135,11 +148,11 @@ class RedisNode:
             return Unreachable(f"{self.address} does not answer in TLS", code="tls")
         return None
 
-    async def _read_all(self, count: int) -> list[Reply]:
+    async def _read_all(self, count: int, *, raw: bool) -> list[Reply]:
         replies: list[Reply] = []
         try:
             while len(replies) < count:
-                replies.append(await self._read())
+                replies.append(await self._read(raw=raw))
         except redis_errors.ConnectionError:
             # A server that turns clients away says why, and hangs up.
             said = replies[0].text if replies and isinstance(replies[0], ServerError) else ""
@@ -151,9 +164,9 @@ class RedisNode:
             raise
         return replies
 
-    async def _read(self) -> Reply:
+    async def _read(self, *, raw: bool) -> Reply:
         try:
-            return _harmless(await self._connection.read_response(disconnect_on_error=False))
+            return await self._connection.read_response(disable_decoding=raw, disconnect_on_error=False)
         except redis_errors.ConnectionError:
             raise
         except redis_errors.ResponseError as error:
@@ -171,6 +184,12 @@ class RedisNode:
     async def aclose(self) -> None:
         """See `NodeClient.aclose`."""
         await self._connection.disconnect(nowait=True)
+
+
+def _pack(command: RawCommand) -> bytes:
+    """A command as it is sent; redis-py's own takes three times as long, which a million keys feel."""
+    words = [word if isinstance(word, bytes) else word.encode() for word in command]
+    return b"*%d\r\n%b" % (len(words), b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words]))
 
 
 def _plain(error: Exception) -> str:

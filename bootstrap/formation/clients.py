@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from statistics import median
 
 import anyio
 
 from bootstrap.concurrency import each, together
-from bootstrap.errors import NodeFailed
-from bootstrap.formation.base import Command, Connect, NodeClient, Reply, ServerError
+from bootstrap.errors import BootstrapError, NodeFailed
+from bootstrap.formation.base import Command, Connect, NodeClient, Reply, ServerError, Unreachable
 from bootstrap.judging.pace import Glance, read_glance
 from bootstrap.judging.views import View, Views
 from bootstrap.planning.addressing import Address
@@ -19,10 +19,14 @@ LOOKS_AT_ONCE = 8
 
 
 class Clients:
-    """One client per node, by name; made by `open_clients`."""
+    """One client per node, by name; made by `open_clients`.
+
+    A connection carries one call at a time: further calls to a node wait for their turn.
+    """
 
     def __init__(self, clients: Mapping[str, NodeClient], addresses: Mapping[str, Address]) -> None:
         self._clients = clients
+        self._turns = {name: anyio.Lock() for name in clients}
         self.addresses = addresses
         self.round_trip = 0.0
         """Seconds that the last glance at a node took, the median over all nodes."""
@@ -32,13 +36,19 @@ class Clients:
         """The nodes, in order."""
         return tuple(self._clients)
 
+    def only(self, names: Collection[str]) -> Clients:
+        """The same connections, to some of the nodes."""
+        found = Clients({name: self._clients[name] for name in self.names if name in names}, self.addresses)
+        found._turns = self._turns
+        return found
+
     async def look(self) -> Views:
         """What every node says now; nodes that cannot be asked are `Silent`."""
         # Not more than a few at once: the replies of all together take more memory than the rest of this package.
         limit = anyio.CapacityLimiter(LOOKS_AT_ONCE)
 
         async def look(name: str) -> View:
-            async with limit:
+            async with limit, self._turns[name]:
                 return await self._clients[name].look()
 
         views, _ = await each(self.names, look)
@@ -63,8 +73,16 @@ class Clients:
         return [results.get(name) for name in self.names]
 
     async def run(self, name: str, *commands: Command) -> Sequence[Reply]:
-        """Replies of one node; see `NodeClient.run`."""
-        return await self._clients[name].run(*commands)
+        """Replies of one node; see `NodeClient.run`.
+
+        Raises:
+            Unreachable: by name.
+        """
+        async with self._turns[name]:
+            try:
+                return await self._clients[name].run(*commands)
+            except Unreachable as error:
+                raise error.of(name) from error
 
     async def run_checked(
         self, commands: Mapping[str, Sequence[Command]], *, tolerate: str = "", patient: bool = False
@@ -81,7 +99,7 @@ class Clients:
         """
         replies, errors = await each(commands, lambda name: self.run(name, *commands[name]))
         errors = {name: error for name, error in errors.items() if not (patient and error.code == "no-answer")}
-        failed = {name: error.message for name, error in errors.items()}
+        failed = {name: said(name, error) for name, error in errors.items()}
         for name, answers in replies.items():
             for command, reply in zip(commands[name], answers, strict=True):
                 if isinstance(reply, ServerError) and not (tolerate and tolerate in reply.text):
@@ -90,6 +108,11 @@ class Clients:
             codes = {error.code for error in errors.values()} if failed.keys() == errors.keys() else {"refused"}
             raise several_failed(failed, codes.pop() if len(codes) == 1 else "unreachable")
         return replies
+
+
+def said(name: str, error: BootstrapError) -> str:
+    """What an error tells of a node, in words that follow its name."""
+    return error.nodes.get(name, error.message)
 
 
 def several_failed(failed: Mapping[str, str], code: str) -> NodeFailed:

@@ -11,7 +11,14 @@ from bootstrap.events import Reporter
 from bootstrap.formation.base import Command, Connect, Reply, ServerError, Unreachable
 from bootstrap.formation.clients import Clients
 from bootstrap.formation.progress import formation_phases
-from bootstrap.formation.reconcile import Goal, everything, reconcile, writable
+from bootstrap.formation.reconcile import (
+    Goal,
+    everything,
+    everything_in_place,
+    reconcile,
+    writable,
+    writable_in_place,
+)
 from bootstrap.formation.window import Tempo
 from bootstrap.judging.agreement import Agreement, summarize, taken_over
 from bootstrap.judging.views import NodeView, Views, seen
@@ -37,10 +44,12 @@ class Proof:
     Args:
         exact: see `reconcile`.
         write: write, read and delete one key on every primary; done at creation only, never on a cluster in use.
+        moving: slots may be half moved: whoever proves it finishes them afterwards.
     """
 
     exact: bool
     write: bool
+    moving: bool = False
 
 
 async def prove(
@@ -61,7 +70,8 @@ async def prove(
     """
     total = len(plan.nodes)
     with formation_phases(plan, reporter) as tell:
-        views, layout = await reconcile(plan, clients, reporter, Goal(proof.exact, writable, tell), tempo)
+        enough = writable_in_place if proof.moving else writable
+        views, layout = await reconcile(plan, clients, reporter, Goal(proof.exact, enough, tell), tempo)
     with reporter.phase("proof", "Proving it on every node", "Proved by every node", total=total) as phase:
         if proof.write:
             # Where what is announced is for clients elsewhere, the way that this command takes itself has to do.
@@ -74,7 +84,8 @@ async def prove(
             lacking = len({doubt.node for doubt in agreement.doubts})
             phase.progress(total - min(lacking, total), summarize(agreement, total))
 
-        views, layout = await reconcile(plan, clients, reporter, Goal(proof.exact, everything, tell_rest), tempo)
+        enough = everything_in_place if proof.moving else everything
+        views, layout = await reconcile(plan, clients, reporter, Goal(proof.exact, enough, tell_rest), tempo)
     if proof.exact:
         for planned, leader in taken_over(layout, plan.layout).items():
             reporter.warn(f"{leader} took over from {planned}, which did not answer the others while they formed")

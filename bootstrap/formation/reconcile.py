@@ -33,9 +33,19 @@ def everything(agreement: Agreement) -> bool:
     return agreement.healthy
 
 
+def everything_in_place(agreement: Agreement) -> bool:
+    """Nothing is missing, but slots may be half moved: they are served, and do not close by themselves."""
+    return all(doubt.kind == "open" for doubt in agreement.doubts)
+
+
 def writable(agreement: Agreement) -> bool:
     """Nothing is missing but what a first write brings about: replicas in CLUSTER SLOTS (see `prove`)."""
     return all(doubt.kind == "hidden" for doubt in agreement.doubts)
+
+
+def writable_in_place(agreement: Agreement) -> bool:
+    """The same, but slots may be half moved."""
+    return all(doubt.kind in ("hidden", "open") for doubt in agreement.doubts)
 
 
 def poll_seconds(nodes: int) -> float:

@@ -16,7 +16,7 @@ from bootstrap.concurrency import each, to_the_end
 from bootstrap.errors import NodeFailed
 from bootstrap.events import Reporter
 from bootstrap.formation.base import ServerError
-from bootstrap.formation.clients import Clients, several_failed
+from bootstrap.formation.clients import Clients, said, several_failed
 from bootstrap.judging.agreement import Agreement
 from bootstrap.judging.pace import BRISK, CALM, Pace, pace_for, ready_to_settle, slower, speakers, strained
 from bootstrap.judging.views import Views
@@ -71,6 +71,15 @@ def own_window(plan: Plan) -> Window:
     pings = plan.server.has("cluster-ping-interval")
     pace = pace_for(len(plan.nodes), pings=pings, containers=plan.network is not None)
     opened = settings_of(pace, ours=True)
+    closed = {node.name: {key: node.setting(key, DEFAULTS[key]) for key in opened} for node in plan.nodes}
+    return Window(opened, closed, pace)
+
+
+def gentle_window(plan: Plan) -> Window:
+    """The window for a cluster in use whose configuration is known: nodes talk more, and none is flagged any sooner."""
+    pings = plan.server.has("cluster-ping-interval")
+    pace = pace_for(len(plan.nodes), pings=pings, containers=plan.network is not None)
+    opened = {"cluster-ping-interval": str(pace.ping), "repl-diskless-sync-delay": "0"}
     closed = {node.name: {key: node.setting(key, DEFAULTS[key]) for key in opened} for node in plan.nodes}
     return Window(opened, closed, pace)
 
@@ -252,7 +261,7 @@ async def _read(clients: Clients, keys: Iterable[str]) -> dict[str, dict[str, st
     """
     results, errors = await each(clients.names, lambda name: _values(name, clients, keys))
     if gone := {name: error for name, error in errors.items() if error.code != "no-answer"}:
-        raise several_failed({name: error.message for name, error in gone.items()}, next(iter(gone.values())).code)
+        raise several_failed({name: said(name, error) for name, error in gone.items()}, next(iter(gone.values())).code)
     return {name: results.get(name, {}) for name in clients.names}
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from bootstrap.concurrency import each
 from bootstrap.errors import UsageError
 from bootstrap.formation.base import Command, Reply, ServerError
-from bootstrap.formation.clients import open_clients
+from bootstrap.formation.clients import open_clients, said
 from bootstrap.judging.views import Views
 from bootstrap.operations.deployment import Deployment, Node, resolve_node
 from bootstrap.operations.status import make_status
@@ -58,7 +58,9 @@ async def call(deployment: Deployment, command: Command, which: Which | Sequence
         chosen = [node.name for node in _chosen(deployment, which, roles, views)]
         replies, errors = await each(chosen, lambda name: clients.run(name, command))
     return [
-        Answer(name, roles[name], None, errors[name].message) if name in errors else _answer(name, roles, replies[name])
+        Answer(name, roles[name], None, said(name, errors[name]))
+        if name in errors
+        else _answer(name, roles, replies[name])
         for name in chosen
     ]
 

@@ -97,6 +97,17 @@ async def test_errors_are_values_in_their_place(world: World) -> None:
     ]
 
 
+async def test_raw_replies_are_what_was_sent(world: World) -> None:
+    plan = (await world.formed()).plan
+    key, value = covering_key(0, 100, "").encode() + b"\xff\r\n\0", b"\x1b\xfe\0\r\n"
+    async with world.client(plan.nodes[0].addresses.control) as client:
+        replies = await client.run_raw(("SET", key, value), ("GET", key), ("NONSENSE", b"a"), ("GET", key + b"2"))
+        refused = ServerError("unknown command 'NONSENSE', with args beginning with: 'a' ")
+        assert replies == [b"OK", value, refused, None]
+        assert await client.run(("PING",)) == ["PONG"]
+        assert await client.run_raw(("DEL", key), ("DEL", key), within=9) == [1, 0]
+
+
 async def test_settings(world: World) -> None:
     plan = await world.started(nodes=1)
     name = "cluster-ping-interval"
