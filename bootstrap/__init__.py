@@ -35,16 +35,19 @@ if TYPE_CHECKING:
     from bootstrap.events import Event, Observer, Phase, Timeline
     from bootstrap.exports.clients import snippet
     from bootstrap.exports.contacts import Contact
-    from bootstrap.handle import Cluster, attach, cluster, clusters, create, delete, form, plan
+    from bootstrap.handle import Changing, Cluster, attach, cluster, clusters, create, delete, form, plan
     from bootstrap.judging.evidence import Finding
     from bootstrap.operations.call import Answer
     from bootstrap.operations.deployment import Node
     from bootstrap.operations.doctor import Diagnosis
     from bootstrap.operations.login import Login
     from bootstrap.operations.protection import Certificates
+    from bootstrap.operations.scaling import Scaled
     from bootstrap.operations.status import NodeStatus, Status
     from bootstrap.planning.addressing import Address
+    from bootstrap.planning.moves import SlotMove
     from bootstrap.planning.plan import Plan, PlannedNode
+    from bootstrap.planning.scaling import Change
     from bootstrap.planning.site import Site
     from bootstrap.planning.spec import ClusterSpec, SpecFields
     from bootstrap.runtimes.base import Record
@@ -59,16 +62,19 @@ _HOMES = {
     "bootstrap.events": "Event Observer Phase Timeline",
     "bootstrap.exports.clients": "snippet",
     "bootstrap.exports.contacts": "Contact",
-    "bootstrap.handle": "Cluster attach cluster clusters create delete form plan",
+    "bootstrap.handle": "Changing Cluster attach cluster clusters create delete form plan",
     "bootstrap.judging.evidence": "Finding",
     "bootstrap.operations.call": "Answer",
     "bootstrap.operations.deployment": "Node",
     "bootstrap.operations.doctor": "Diagnosis",
     "bootstrap.operations.login": "Login",
     "bootstrap.operations.protection": "Certificates",
+    "bootstrap.operations.scaling": "Scaled",
     "bootstrap.operations.status": "NodeStatus Status",
     "bootstrap.planning.addressing": "Address",
+    "bootstrap.planning.moves": "SlotMove",
     "bootstrap.planning.plan": "Plan PlannedNode",
+    "bootstrap.planning.scaling": "Change",
     "bootstrap.planning.site": "Site",
     "bootstrap.planning.spec": "ClusterSpec SpecFields",
     "bootstrap.runtimes.base": "Record",
@@ -79,7 +85,8 @@ __all__ = [  # noqa: RUF022 - in the order of a first reading
     "cluster", "create", "attach", "delete", "clusters", "form", "plan", "snippet",
     "Cluster", "ClusterSpec", "SpecFields", "Login", "Certificates",
     "Site", "Plan", "PlannedNode", "Node", "Address", "Record", "Contact",
-    "Status", "NodeStatus", "Answer", "Diagnosis", "Finding", "Event", "Observer", "Phase", "Timeline",
+    "Status", "NodeStatus", "Answer", "Changing", "Scaled", "Change", "SlotMove", "Diagnosis", "Finding",
+    "Event", "Observer", "Phase", "Timeline",
     "BootstrapError", "UsageError", "SpecError", "Problem", "RuntimeUnavailable", "Conflict", "Taken",
     "PortTaken", "NodeFailed", "NotConverged", "blocking", "__version__",
 ]  # fmt: skip

@@ -14,14 +14,14 @@ with an event loop use the asynchronous functions: these would block it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from anyio.from_thread import start_blocking_portal
 
 from bootstrap import handle
-from bootstrap.handle import Handle, plan
+from bootstrap.handle import Changing, Handle, plan
 
 if TYPE_CHECKING:
     from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from bootstrap.operations.doctor import Diagnosis
     from bootstrap.operations.login import Login
     from bootstrap.operations.protection import Certificates
+    from bootstrap.operations.requests import Weights
+    from bootstrap.operations.scaling import Scaled
     from bootstrap.operations.status import Status
     from bootstrap.planning.addressing import Audience
     from bootstrap.planning.spec import ClusterSpec, RuntimeKind, SpecFields
@@ -82,6 +84,77 @@ class Cluster(Handle):
     def failover(self, node: str | int, *, timeout: float = 60.0, observer: Observer | None = None) -> Status:
         """See `bootstrap.Cluster.failover`."""
         return run(lambda: self._running.failover(node, timeout=timeout, observer=observer))
+
+    def add_node(
+        self,
+        *servers: str,
+        number: int = 1,
+        primary: bool = False,
+        replica_of: str | int | Sequence[str | int] = (),
+        **how: Unpack[Changing],
+    ) -> Scaled:
+        """See `bootstrap.Cluster.add_node`."""
+        return self._reshaped(
+            lambda: self._running.add_node(
+                *servers,
+                number=number,
+                primary=primary,
+                replica_of=replica_of,
+                **how,
+            )
+        )
+
+    def remove_node(
+        self,
+        *nodes: str | int,
+        fewer_replicas: bool = False,
+        lose_data: bool = False,
+        **how: Unpack[Changing],
+    ) -> Scaled:
+        """See `bootstrap.Cluster.remove_node`."""
+        return self._reshaped(
+            lambda: self._running.remove_node(
+                *nodes,
+                fewer_replicas=fewer_replicas,
+                lose_data=lose_data,
+                **how,
+            )
+        )
+
+    def rebalance(
+        self,
+        weights: Weights | None = None,
+        *,
+        threshold: float = 2.0,
+        **how: Unpack[Changing],
+    ) -> Scaled:
+        """See `bootstrap.Cluster.rebalance`."""
+        return self._reshaped(lambda: self._running.rebalance(weights, threshold=threshold, **how))
+
+    def reshard(
+        self,
+        *to: str | int,
+        slots: Iterable[int] = (),
+        count: int = 0,
+        of: str | int | Sequence[str | int] = (),
+        **how: Unpack[Changing],
+    ) -> Scaled:
+        """See `bootstrap.Cluster.reshard`."""
+        return self._reshaped(lambda: self._running.reshard(*to, slots=slots, count=count, of=of, **how))
+
+    def scale(
+        self,
+        nodes: int,
+        replicas: int | None = None,
+        **how: Unpack[Changing],
+    ) -> Scaled:
+        """See `bootstrap.Cluster.scale`."""
+        return self._reshaped(lambda: self._running.scale(nodes, replicas, **how))
+
+    def _reshaped(self, change: Callable[[], Awaitable[Scaled]]) -> Scaled:
+        made = run(change)
+        self._deployment, self.plan = self._running._deployment, self._running.plan  # noqa: SLF001 - see above
+        return made
 
     def reset(self, *, timeout: float = 60.0, observer: Observer | None = None) -> None:
         """See `bootstrap.Cluster.reset`."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Unpack
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import anyio
 
@@ -26,6 +27,7 @@ from bootstrap.operations.protection import Certificates
 from bootstrap.planning.addressing import Address, Audience
 from bootstrap.planning.plan import Plan, build_plan
 from bootstrap.planning.site import Site
+from bootstrap.planning.slots import merge
 from bootstrap.planning.spec import ClusterSpec, RuntimeKind, SpecFields
 from bootstrap.planning.text import listing
 from bootstrap.runtimes import Found, everywhere
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from bootstrap.exports.clients import Client
     from bootstrap.operations.call import Answer, Which
     from bootstrap.operations.doctor import Diagnosis
+    from bootstrap.operations.requests import Request, Weights
+    from bootstrap.operations.scaling import Scaled
     from bootstrap.operations.status import Status
     from bootstrap.runtimes.base import Record
 
@@ -47,7 +51,7 @@ class Handle:
 
     def __init__(self, deployment: Deployment, plan: Plan | None = None) -> None:
         self._deployment = deployment
-        self.plan = plan
+        self.plan: Plan | None = plan
         """What it was made from, where this process made or verified it; None when it was attached to."""
 
     @property
@@ -98,6 +102,24 @@ class Handle:
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name!r}, {len(self.nodes)} nodes from {self.nodes[0].addresses.host}>"
+
+
+class Changing(TypedDict, total=False):
+    """How the shape of a running cluster is changed; every field may be left out.
+
+    Args:
+        dry_run: only tell what would change; False by default.
+        timeout: seconds without progress after which it is given up, 60 by default; how long slots take to move does
+            not count.
+        slots_at_once: how many slots of a primary are on their way at once, at most; by default that depends on the
+            size of its data.
+        observer: told every event.
+    """
+
+    dry_run: bool
+    timeout: float
+    slots_at_once: int | None
+    observer: Observer | None
 
 
 class Cluster(Handle):
@@ -177,6 +199,146 @@ class Cluster(Handle):
         from bootstrap.operations.failover import failover
 
         return await failover(self._deployment, node, Reporter(self.name, observer), timeout=timeout)
+
+    async def add_node(
+        self,
+        *servers: str,
+        number: int = 1,
+        primary: bool = False,
+        replica_of: str | int | Sequence[str | int] = (),
+        **how: Unpack[Changing],
+    ) -> Scaled:
+        """Add nodes, and prove the whole: replicas where they are missed most, unless told otherwise.
+
+        Args:
+            servers: of a cluster that somebody else runs, empty servers in cluster mode: ``host:port``, or
+                ``host:port@machine/zone``. Of a cluster of ours servers are started.
+            number: how many are started.
+            primary: as primaries, with their share of the slots.
+            replica_of: the primaries that they follow, in turn.
+            how: see `Changing`.
+
+        Raises:
+            UsageError: no such node, or servers that are not asked for in this way.
+            Conflict: the nodes do not agree beforehand, a server is not empty, or another command is at work.
+            NodeFailed: a server died, refused a command or does not answer.
+            NotConverged: nothing changed for too long.
+        """
+        from bootstrap.operations.form import parse_targets
+        from bootstrap.operations.requests import AddNodes
+
+        request = AddNodes(len(servers) or number, primary, _refs(replica_of), parse_targets(servers))
+        return await self._reshape(request, **how)
+
+    async def remove_node(
+        self,
+        *nodes: str | int,
+        fewer_replicas: bool = False,
+        lose_data: bool = False,
+        **how: Unpack[Changing],
+    ) -> Scaled:
+        """Remove nodes: primaries hand over their slots first, and their replicas go where they are missed most.
+
+        Args:
+            nodes: which ones, as `node` takes them. Servers of ours are removed with their data, those of others reset.
+            fewer_replicas: even where that leaves a primary with fewer replicas than asked for.
+            lose_data: even where a node that does not answer has the only copy of its keys.
+            how: see `Changing`.
+
+        Raises:
+            UsageError, NodeFailed, NotConverged: see `add_node`.
+            Conflict: data or replicas would be lost, and it was not said that they may be; otherwise see `add_node`.
+        """
+        from bootstrap.operations.requests import RemoveNodes
+
+        request = RemoveNodes(nodes, fewer_replicas, lose_data)
+        return await self._reshape(request, **how)
+
+    async def rebalance(
+        self,
+        weights: Weights | None = None,
+        *,
+        threshold: float = 2.0,
+        **how: Unpack[Changing],
+    ) -> Scaled:
+        """Give every primary its share of the slots, moving as few as possible; clients read and write meanwhile.
+
+        Args:
+            weights: of primaries, 1 where they are not named; 0 empties one.
+            threshold: per cent of its share that a primary may be off; where none is off by more nothing moves.
+            how: see `Changing`.
+
+        Raises:
+            UsageError, Conflict, NodeFailed, NotConverged: see `add_node`.
+        """
+        from bootstrap.operations.requests import Rebalance
+
+        exact = {ref: _exact(weight, "bad-weight") for ref, weight in (weights or {}).items()}
+        return await self._reshape(Rebalance(exact, _exact(threshold, "usage")), **how)
+
+    async def reshard(
+        self,
+        *to: str | int,
+        slots: Iterable[int] = (),
+        count: int = 0,
+        of: str | int | Sequence[str | int] = (),
+        **how: Unpack[Changing],
+    ) -> Scaled:
+        """Move slots to other primaries: these very ones, or so many; clients read and write meanwhile.
+
+        Args:
+            to: the primaries that get them.
+            slots: which ones; then there is one target.
+            count: how many, where `slots` is empty.
+            of: the primaries that give; empty for all others.
+            how: see `Changing`.
+
+        Raises:
+            UsageError, Conflict, NodeFailed, NotConverged: see `add_node`.
+        """
+        from bootstrap.operations.requests import Reshard
+
+        return await self._reshape(Reshard(to, merge(slots), count, of=_refs(of)), **how)
+
+    async def scale(
+        self,
+        nodes: int,
+        replicas: int | None = None,
+        **how: Unpack[Changing],
+    ) -> Scaled:
+        """Give a cluster of ours another size; the same call again carries on with one that was interrupted.
+
+        Args:
+            nodes: how many in all. They come and go at the end of their numbering.
+            replicas: of each primary; None for as many as are asked for already.
+            how: see `Changing`.
+
+        Raises:
+            SpecError: counts that give no cluster.
+            UsageError, Conflict, NodeFailed, NotConverged: see `add_node`.
+        """
+        from bootstrap.operations.requests import Scale
+
+        return await self._reshape(Scale(nodes, replicas), **how)
+
+    async def _reshape(self, request: Request, **how: Unpack[Changing]) -> Scaled:
+        from bootstrap.operations.scaling import reshape
+
+        reporter = Reporter(self.name, how.get("observer"))
+        dry_run = how.get("dry_run", False)
+        made = await reshape(
+            self._deployment,
+            request,
+            reporter,
+            timeout=how.get("timeout", 60.0),
+            dry_run=dry_run,
+            slots_at_once=how.get("slots_at_once"),
+        )
+        # With nothing left to do its nodes may be others all the same: another handle has changed them meanwhile.
+        if not dry_run and (made.changed or made.deployment.nodes != self.nodes):
+            # What it was made from is not what it is any more.
+            self._deployment, self.plan = made.deployment, None
+        return made
 
     async def reset(self, *, timeout: float = 60.0, observer: Observer | None = None) -> None:
         """Make it what it was when it was created, for the next test: all servers up, all roles home, nothing stored.
@@ -435,6 +597,19 @@ async def find(name: str | None, runtime: str = "auto", *, state_root: str | Non
     raise UsageError(
         f'there is no cluster "{name}"', code="no-such-cluster", hint=f"there are: {listing(names)}" if names else hint
     )
+
+
+def _refs(given: str | int | Sequence[str | int]) -> tuple[str | int, ...]:
+    """One node or several: a name is no sequence of letters here."""
+    return (given,) if isinstance(given, str | int) else tuple(given)
+
+
+def _exact(number: float, code: str) -> Fraction:
+    """The number as it is written: 0.1 is a tenth."""
+    try:
+        return Fraction(str(number))
+    except ValueError as error:
+        raise UsageError(f"{number} is not a finite number", code=code, hint="such as 1 or 0.5") from error
 
 
 def _login(given: Login | str | None) -> Login:

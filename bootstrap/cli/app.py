@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from bootstrap.cli import commanding, creating, doctoring, exporting, managing, operating, options, running
+from bootstrap.cli import commanding, creating, doctoring, exporting, managing, operating, options, running, scaling
 from bootstrap.cli.options import Look
 from bootstrap.cli.shared import PROGRAM, Exit, print_lines
 from bootstrap.errors import BootstrapError, UsageError
@@ -83,6 +83,7 @@ def cli() -> None:
       valkey-bootstrap --nodes 6 --replicas 1            create a cluster
       valkey-bootstrap --nodes 6 --replicas 1 --dry-run  show what that would do
       valkey-bootstrap status                            ask every node
+      valkey-bootstrap scale --nodes 9                   add nodes, and spread the slots
       valkey-bootstrap doctor                            find out what is wrong, and how to mend it
       valkey-bootstrap delete                            remove it again
       valkey-bootstrap run -- pytest                     a cluster for one command
@@ -104,6 +105,11 @@ for _verb in (
     managing.logs,
     operating.call,
     operating.failover,
+    scaling.scale,
+    scaling.add_node,
+    scaling.remove_node,
+    scaling.rebalance,
+    scaling.reshard,
     exporting.export,
     managing.delete,
     doctoring.doctor,

@@ -15,10 +15,6 @@ from bootstrap.planning.plan import FORMAT_VERSION
 if TYPE_CHECKING:
     from bootstrap.operations.call import Answer
 
-_address_option = click.option(
-    "--address", "servers", multiple=True, metavar="HOST:PORT", help="A node of any cluster, instead of a name."
-)
-
 
 @click.command(
     short_help="Run a command on all nodes at once.",
@@ -26,7 +22,7 @@ _address_option = click.option(
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG]...")
 @options.name_option
-@_address_option
+@options.address_option
 @click.option("--primaries", is_flag=True, help="Only on primaries.")
 @click.option("--replicas", is_flag=True, help="Only on replicas.")
 @click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only on this node; repeatable.")
@@ -93,7 +89,7 @@ def reply_lines(reply: object) -> Iterator[str]:
 @click.command(short_help="Let a replica take over from its primary.")
 @click.argument("node", metavar="NODE")
 @options.name_option
-@_address_option
+@options.address_option
 @options.login_options
 @options.timeout_option
 @options.where_options

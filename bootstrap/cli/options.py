@@ -254,6 +254,11 @@ def login_options(function: F) -> F:
     )(function)
 
 
+address_option = click.option(
+    "--address", "servers", multiple=True, metavar="HOST:PORT", help="A node of any cluster, instead of a name."
+)
+
+
 def timeout_option(function: F) -> F:
     """``--timeout``."""
     return click.option(

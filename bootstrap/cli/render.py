@@ -12,7 +12,7 @@ from bootstrap.cli.style import Style, columns
 from bootstrap.events import WRITABLE_SECONDS
 from bootstrap.planning.addressing import HOST_GATEWAY, Address, NodeAddresses
 from bootstrap.planning.plan import CA_FILE, DATA_FOLDER, Creation, Plan
-from bootstrap.planning.slots import SlotRange, format_ranges, key_slot
+from bootstrap.planning.slots import SlotRange, format_ranges, key_slot, merge
 from bootstrap.planning.spec import DEFAULT_USER
 from bootstrap.planning.text import plural
 
@@ -339,7 +339,7 @@ def records_text(records: Sequence[Record]) -> list[str]:
     """A list of clusters."""
     rows: list[Sequence[str]] = [("NAME", "RUNTIME", "NODES", "RUNNING", "PORTS", "SERVER", "CREATED")]
     for record in records:
-        ports = f"{record.base_port}-{record.base_port + len(record.nodes) - 1}"
+        ports = format_ranges(merge(node.addresses.control.port for node in record.nodes))
         rows.append(
             (
                 record.name,

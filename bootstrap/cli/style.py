@@ -67,11 +67,11 @@ def in_this_program(hint: str, state_root: str | None = None) -> str:
     return re.sub(r"`valkey-bootstrap ([^`]*)`", lambda match: f"`{program()} {match[1]}{root}`", hint)
 
 
-def columns(rows: Sequence[Sequence[str]], *, indent: str = "") -> list[str]:
-    """Rows with aligned columns, two blanks apart; columns that are empty below their heading are left out.
+def columns(rows: Sequence[Sequence[str]], *, indent: str = "", headed: bool = True) -> list[str]:
+    """Rows with aligned columns, two blanks apart; columns that are empty (below their heading) are left out.
 
     Not a wrapping table: what is copied from a terminal or piped to a program must stay on its line.
     """
-    kept = [at for at in range(len(rows[0])) if any(row[at] for row in rows[1:])]
+    kept = [at for at in range(len(rows[0])) if any(row[at] for row in rows[headed:])]
     widths = {at: max(len(row[at]) for row in rows) for at in kept}
     return [(indent + "  ".join(row[at].ljust(widths[at]) for at in kept)).rstrip() for row in rows]

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from bootstrap.concurrency import in_thread
 from bootstrap.errors import Conflict, NodeFailed, PortTaken, Taken
 from bootstrap.events import Observer, Reporter, Timeline
+from bootstrap.formation.clients import Clients
 from bootstrap.formation.window import own_window
+from bootstrap.judging.agreement import agree
 from bootstrap.judging.views import Views
 from bootstrap.operations.deployment import Access, Deployment
 from bootstrap.operations.formed import Deadline, Formation, form_and_prove
 from bootstrap.operations.login import Login, open_deployment, with_user
+from bootstrap.operations.migrate import settle
 from bootstrap.operations.protection import Certificates, Protection, protect
 from bootstrap.operations.rollback import delete_command, rollback
 from bootstrap.operations.starting import start_nodes, watching
@@ -187,7 +190,17 @@ class _Creation:
             started = await start_nodes(formation, record, self.runtime, protection)
             async with watching(plan, self.runtime):
                 views, formed = await form_and_prove(formation, own_window(plan))
+                views = await self._finish_moves(deployment, clients, views)
         return views, formed or started > 0
+
+    async def _finish_moves(self, deployment: Deployment, clients: Clients, views: Views) -> Views:
+        """Slots that were on the move when servers went down: what was begun is finished. The last look."""
+        if not agree(views).of("open"):
+            return views
+        with self.reporter.phase("settle", "Finishing moves of slots", "Finished moves of slots") as phase:
+            while agree(views).of("open") and await settle(deployment, clients, views, phase):
+                views = await clients.look()
+        return views
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,16 +257,29 @@ async def plan_here(spec: ClusterSpec, runtime: Runtime) -> tuple[Plan, Record |
     """The plan for what the runtime finds, and the record of the cluster if it exists; nothing is changed.
 
     Raises:
-        Conflict: it exists for another specification, or no block of ports can be taken.
+        Conflict: it exists for another specification, a change of it is unfinished, or no block of ports can be taken.
         RuntimeUnavailable: servers cannot be started here.
     """
     record = await record_of(spec.name, runtime)
     if record is not None:
+        refuse_unfinished(record)
         refuse_differences(spec, record)
         # What is left open is as it was.
         spec = replace(spec, user=record.spec.get("user"), tls=bool(record.spec.get("tls")))
     site = await runtime.survey(record, names=[name for name in (spec.announce_host, spec.expose) if name])
     return build_plan(spec, site, kept=record.kept if record else None), record
+
+
+def refuse_unfinished(record: Record) -> None:
+    """Raise `Conflict` where a change of the cluster's nodes was interrupted: what it is to be, only that one knows."""
+    if record.underway is None:
+        return
+    raise Conflict(
+        f'a change of "{record.name}" is unfinished: {record.underway.command}',
+        code="unfinished",
+        hint=f"finish it: `valkey-bootstrap {record.underway.command} --name {record.name}`; "
+        "or say what is wanted instead with `valkey-bootstrap scale`",
+    )
 
 
 def refuse_differences(spec: ClusterSpec, record: Record) -> None:
@@ -262,11 +288,10 @@ def refuse_differences(spec: ClusterSpec, record: Record) -> None:
     if not found:
         return
     words = "; ".join(f"{name} is {_value(old)}, asked for is {_value(new)}" for name, (old, new) in found.items())
-    raise Conflict(
-        f'the cluster "{record.name}" exists and differs: {words}',
-        code="spec-differs",
-        hint=f"choose another --name, or delete it: `valkey-bootstrap delete --name {record.name}`",
-    )
+    hint = f"choose another --name, or delete it: `valkey-bootstrap delete --name {record.name}`"
+    if not found.keys() - {"nodes", "replicas", "extra_replica_of"}:
+        hint = f"change its nodes: `valkey-bootstrap scale --name {record.name}`; or {hint}"
+    raise Conflict(f'the cluster "{record.name}" exists and differs: {words}', code="spec-differs", hint=hint)
 
 
 def _value(value: object) -> str:

@@ -113,6 +113,10 @@ def deployment_of_others(name: str, access: Access, nodes: tuple[Node, ...]) -> 
     )
 
 
+ID_PREFIX = 4
+"""The fewest characters of an id that stand for a node."""
+
+
 def resolve_node(ref: str | int, nodes: Sequence[Node], ids: Mapping[str, str] | None = None) -> Node:
     """The node that a name, index, id prefix or host:port stands for.
 
@@ -125,6 +129,8 @@ def resolve_node(ref: str | int, nodes: Sequence[Node], ids: Mapping[str, str] |
         UsageError: no node or several nodes fit, with the names that there are.
     """
     text = str(ref)
+    # An index is never an id prefix: "3" is the fourth node, whatever ids begin with.
+    is_index = text.isdecimal() and len(text) < 5
     for found in (
         [node for node in nodes if node.name == text],
         [
@@ -132,9 +138,13 @@ def resolve_node(ref: str | int, nodes: Sequence[Node], ids: Mapping[str, str] |
             for node in nodes
             if text in (str(node.addresses.host), str(node.addresses.network), str(node.addresses.control))
         ],
-        # An index goes before an id prefix: "3" is the fourth node, whatever ids begin with.
-        [node for node in nodes if text.isdigit() and node.index == int(text) and len(text) < 5],
-        [node for node in nodes if text and (ids or {}).get(node.name, "").startswith(text.lower())],
+        [node for node in nodes if is_index and node.index == int(text)],
+        # Not by a digit or two: who removes node 9, which there is not, does not mean an id that begins with it.
+        [
+            node
+            for node in nodes
+            if len(text) >= ID_PREFIX and not is_index and (ids or {}).get(node.name, "").startswith(text.lower())
+        ],
     ):
         if len(found) == 1:
             return found[0]

@@ -91,6 +91,7 @@ async def form_and_prove(formation: Formation, window: Window) -> tuple[Views, b
         proof = Proof(
             exact=formation.fresh or all(view.blank for view in nodes.values()),
             write=not any(view.keys for view in nodes.values()),
+            moving=formation.ours,
         )
         async with fast_window(window, clients, reporter) as tempo:
             views = await prove(plan, clients, connect, reporter, proof, tempo)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import redis
 import redis.asyncio
@@ -44,6 +44,28 @@ def words(status: bootstrap.Status, diagnosis: bootstrap.Diagnosis) -> None:
     assert_type(diagnosis.remap, Mapping[bootstrap.Address, bootstrap.Address])
 
 
+def reshaped(made: bootstrap.Scaled) -> None:
+    assert_type(made.changed, bool)
+    assert_type(made.seconds, float)
+    assert_type(made.status, bootstrap.Status | None)
+    assert_type(made.deployment.nodes, tuple[bootstrap.Node, ...])
+    assert_type(made.changes, tuple[bootstrap.Change, ...])
+    assert_type(made.changes[0].sign, Literal["+", "~", "-"])
+    assert_type(made.changes[0].text, str)
+    assert_type(made.moves, tuple[bootstrap.SlotMove, ...])
+    assert_type(made.moves[0].slots, tuple[tuple[int, int], ...])
+    assert_type(made.moves[0].count, int)
+    assert_type(made.as_dict(), dict[str, Any])
+
+
+WEIGHTS_BY_NAME = {"valkey0": 2.0}
+WEIGHTS_BY_INDEX = {0: 2, 1: 1}
+WEIGHTS: dict[str | int, float] = {"valkey0": 2, 1: 0.5}
+
+
+HOW: bootstrap.Changing = {"dry_run": True, "timeout": 1, "slots_at_once": 100, "observer": None}
+
+
 async def asynchronous(spec: bootstrap.ClusterSpec) -> None:
     timeline = bootstrap.Timeline()
     login = bootstrap.Login(generate=True)
@@ -61,6 +83,13 @@ async def asynchronous(spec: bootstrap.ClusterSpec) -> None:
         assert_type(await cluster.logs(0, tail=1), str)
         assert_type(await cluster.call("PING", which="primaries"), list[bootstrap.Answer])
         assert_type(await cluster.failover(0, timeout=1), bootstrap.Status)
+        assert_type(await cluster.add_node(number=2, replica_of=[0, "valkey1"], dry_run=True), bootstrap.Scaled)
+        assert_type(await cluster.add_node("127.0.0.1:7007", primary=True, observer=observe), bootstrap.Scaled)
+        assert_type(await cluster.remove_node(4, "valkey5", fewer_replicas=True, lose_data=True), bootstrap.Scaled)
+        assert_type(await cluster.rebalance(WEIGHTS_BY_NAME, threshold=0), bootstrap.Scaled)
+        assert_type(await cluster.rebalance(WEIGHTS_BY_INDEX, timeout=1), bootstrap.Scaled)
+        assert_type(await cluster.reshard("valkey1", slots=range(100)), bootstrap.Scaled)
+        reshaped(await cluster.scale(6, 1, timeout=1, observer=timeline))
         await cluster.reset(timeout=1)
         await cluster.stop()
         await cluster.delete()
@@ -84,6 +113,12 @@ def waited_for(spec: bootstrap.ClusterSpec) -> None:
         assert_type(cluster.logs("valkey0"), str)
         assert_type(cluster.call("CONFIG", "GET", "port", which=[0, "valkey1"])[0].error, str)
         assert_type(cluster.failover("valkey1"), bootstrap.Status)
+        assert_type(cluster.add_node(), bootstrap.Scaled)
+        assert_type(cluster.remove_node(cluster.nodes[-1].name, dry_run=True), bootstrap.Scaled)
+        assert_type(cluster.rebalance(), bootstrap.Scaled)
+        assert_type(cluster.rebalance(WEIGHTS, **HOW), bootstrap.Scaled)
+        assert_type(cluster.reshard(0, 1, count=100, of=(2, "valkey3")), bootstrap.Scaled)
+        reshaped(cluster.scale(nodes=9, replicas=2))
         cluster.reset()
         cluster.stop()
         cluster.delete()
