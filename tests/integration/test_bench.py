@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from itertools import product
@@ -77,6 +78,18 @@ def test_measures_the_fixture_and_resets() -> None:
     header, row = bench("reset", "--runs", "1", "--runtime", "process").splitlines()
     assert header.split()[0] == "runtime"
     assert row.split()[0] == "process"
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+def test_measures_moves_of_slots(valkey_cli: str) -> None:
+    server = find_server("valkey-9.1")
+    version, header, *rows = bench(
+        "reshard", "--keys", "100", "--runs", "1", "--server", server, "--cli", valkey_cli
+    ).splitlines()
+    assert version.startswith("9.")
+    assert header.split()[:2] == ["keys", "tool"]
+    assert [re.split(" {2,}", row.strip())[1] for row in rows] == ["ours", "valkey-cli", "one job"]
 
 
 def test_measures_imports() -> None:
