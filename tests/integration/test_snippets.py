@@ -1,4 +1,4 @@
-"""The Python in README.md and docs/api.md: what is whole runs and prints what is shown, the rest compiles."""
+"""The Python in README.md and in docs: what is whole runs and prints what is shown, the rest compiles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .test_tls import server_with_tls
 
 pytestmark = pytest.mark.servers
 
-DOCUMENTS = ("README.md", "docs/api.md")
+DOCUMENTS = ("README.md", "docs/api.md", "docs/scaling.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n^```\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 BY_TIMING = ("Timeline()", "show(event)", "timeout=1.5")
 """Snippets whose output tells how far servers were, or how long they took: another machine prints other lines."""
@@ -65,8 +65,9 @@ def test_there_are_some() -> None:
     assert found == {
         ("README.md", True): 1,
         ("README.md", False): 1,
-        ("docs/api.md", True): 10,
+        ("docs/api.md", True): 11,
         ("docs/api.md", False): 2,
+        ("docs/scaling.md", True): 1,
     }
 
 
