@@ -17,11 +17,13 @@ MOST_COMMANDS = 16
 AIM_SECONDS = 0.004
 """How long a source may be busy with what is sent in one round trip."""
 
-JOB_BYTES = 1 << 30
-"""About how much data goes in one job: what has arrived when a job is given up counts for nothing."""
+JOB_BYTES = 64 << 20
+"""About how much data goes in one job. At its end a source pauses writes until the target has caught up, for longer the
+larger the job is, and what has arrived of a job that is given up counts for nothing. Much smaller ones take longer in
+all (docs/benchmarks.md)."""
 
-MOST_JOBS = 16
-"""Of one move: each job begins with a fork of its source, which serves nobody until that is done."""
+MOST_JOBS = 256
+"""For all that a source has: each job begins with a fork of it, which takes longer the more it has."""
 
 LEAST_KEYS = 10
 SAMPLES = 3
@@ -65,6 +67,6 @@ def slots_in_job(slots: int, owned: int, data: int) -> int:
     Args:
         slots: that are to be moved.
         owned: slots that the source has, over which its data is thought to be spread evenly.
-        data: bytes that it has.
+        data: bytes that it takes.
     """
-    return max(1, min(slots, max(JOB_BYTES * owned // max(1, data), -(-slots // MOST_JOBS))))
+    return max(1, min(slots, max(JOB_BYTES * owned // max(1, data), -(-owned // MOST_JOBS))))

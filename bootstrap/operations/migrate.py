@@ -178,7 +178,7 @@ class _Engine:
 
     async def _slots_in_job(self, move: SlotMove) -> int:
         (reply,) = (await self.clients.run_checked({move.source: [("INFO", "memory")]}))[move.source]
-        data = parse_info(str(reply)).get("used_memory_dataset", "")
+        data = parse_info(str(reply)).get("used_memory", "")
         # Where it does not tell all go at once.
         known = int(data) if data.isdecimal() else 0
         return slots_in_job(move.count, count(self.nodes[move.source].myself.slots), known)

@@ -157,7 +157,8 @@ def without(standing: Standing, leaving: Sequence[str], *, replicas: int, fewer:
     if worse and not fewer:
         primary, number = next(iter(worse.items()))
         raise Conflict(
-            f"{primary} would be left with {plural(number, 'replica')}, and {replicas} are asked for",
+            f"{primary} would be left with {plural(number, 'replica')}, and {replicas} "
+            f"{'is' if replicas == 1 else 'are'} asked for",
             code="too-few-replicas",
             hint="add a replica first (`valkey-bootstrap add-node`), or allow it with --fewer-replicas",
             nodes={name: plural(number, "replica") for name, number in worse.items()},

@@ -153,7 +153,7 @@ def test_what_cannot_be_removed(six: Shape) -> None:
     assert "failover" in told
     told = six.fails(4, "last-primary", "remove-node", *name(six, *range(6)))
     assert "delete" in told
-    assert "would be left with 0 replicas, and 1 are asked for" in six.fails(4, "too-few-replicas", "remove-node", 3)
+    assert "would be left with 0 replicas, and 1 is asked for" in six.fails(4, "too-few-replicas", "remove-node", 3)
     assert "no node 'nobody'" in six.fails(2, "no-such-node", "remove-node", "nobody")
     six.fails(2, "no-such-node", "remove-node", 9)
     assert six.json("remove-node", 3, "--fewer-replicas", "--dry-run")["changes"][0]["action"] == "remove"

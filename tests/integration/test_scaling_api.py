@@ -273,6 +273,7 @@ async def test_the_json_form(shop: Cluster) -> None:
 
 Request = Callable[[Cluster], Awaitable[Scaled]]
 
+TWICE: dict[str | int, float] = {0: 2, "shop0": 3}
 USAGE: list[tuple[str, Request]] = [
     ("no-such-node", lambda shop: shop.remove_node("nobody")),
     ("no-such-node", lambda shop: shop.remove_node(0, 9)),
@@ -290,7 +291,7 @@ USAGE: list[tuple[str, Request]] = [
     ("bad-weight", lambda shop: shop.rebalance({0: -1})),
     ("bad-weight", lambda shop: shop.rebalance({0: 0, 1: 0})),
     ("bad-weight", lambda shop: shop.rebalance({0: float("inf")})),
-    ("usage", lambda shop: shop.rebalance({0: 2, "shop0": 3})),
+    ("usage", lambda shop: shop.rebalance(TWICE)),
     ("usage", lambda shop: shop.rebalance(slots_at_once=0)),
     ("usage", lambda shop: shop.rebalance(threshold=float("nan"))),
     ("usage", lambda shop: shop.reshard(0)),
