@@ -93,9 +93,9 @@ def listeners() -> set[tuple[str, int]]:
 
 
 def host_gateway(engine: docker.DockerClient) -> str:
-    """The address of docker0."""
-    found: str = engine.api.inspect_network("bridge")["IPAM"]["Config"][0]["Gateway"]
-    return found
+    """The address of docker0; the engine does not tell it before it was started a second time."""
+    bridge = engine.api.inspect_network("bridge")["Options"]["com.docker.network.bridge.name"]
+    return next(each.address for each in psutil.net_if_addrs()[bridge] if each.family == socket.AF_INET)
 
 
 @pytest.fixture(
