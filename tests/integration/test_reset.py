@@ -15,6 +15,7 @@ from bootstrap import Cluster, ClusterSpec, Status
 from bootstrap.runtimes.base import Action
 
 from .conftest import ask, find_server
+from .containers import image_of
 
 pytestmark = pytest.mark.servers
 
@@ -39,7 +40,7 @@ async def shared(request: pytest.FixtureRequest, root: str) -> AsyncIterator[Clu
     spec = ClusterSpec(name=f"reset-{request.param.replace('.', '-')}x", base_port="auto", state_root=root)
     if request.param == "docker":
         request.getfixturevalue("engine")
-        spec = replace(spec, runtime="docker")
+        spec = replace(spec, runtime="docker", image=image_of("valkey-9.1"))
     else:
         spec = replace(spec, runtime="process", server=find_server(request.param))
     if request.param != "redis-7.0":
