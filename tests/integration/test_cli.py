@@ -24,7 +24,10 @@ SPEC = ("--nodes", 4, "--replicas", 1, "--set", "enable-debug-command=yes")
 CREATE = (*SPEC, "--base-port", "auto")
 NODE_KEYS = {"name", "index", "host", "zone", "addresses"}
 SHAPE_KEYS = {"role", "slots", "primary"}
-VERBS = ("create", "form", "run", "status", "list", "wait", "doctor", "logs", "call", "failover", "export", "delete")
+VERBS = (
+    "create", "form", "run", "status", "list", "wait", "doctor", "logs", "call", "failover", "export", "delete",
+    "scale", "add-node", "remove-node", "rebalance", "reshard",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -398,7 +401,7 @@ def test_nothing_at_all_prints_the_help(command: Command) -> None:
     # The examples stand on lines of their own.
     assert "\\b" not in done.stdout
     examples = [line for line in done.stdout.splitlines() if line.strip().startswith("valkey-bootstrap ")]
-    assert len(examples) == 6
+    assert len(examples) == 7
 
 
 @pytest.mark.parametrize("verb", VERBS)
