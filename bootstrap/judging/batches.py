@@ -19,8 +19,8 @@ AIM_SECONDS = 0.004
 
 JOB_BYTES = 64 << 20
 """About how much data goes in one job. At its end a source pauses writes until the target has caught up, for longer the
-larger the job is, and what has arrived of a job that is given up counts for nothing. Much smaller ones take longer in
-all (docs/benchmarks.md)."""
+larger the job is, and what has arrived of a job that is given up counts for nothing. On the other
+hand each job has a pause of its own (docs/benchmarks.md)."""
 
 MOST_JOBS = 256
 """For all that a source has: each job begins with a fork of it, which takes longer the more it has."""
