@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from statistics import median
 
@@ -12,10 +12,13 @@ from bootstrap.concurrency import each, together
 from bootstrap.errors import BootstrapError, NodeFailed
 from bootstrap.formation.base import Command, Connect, NodeClient, Reply, ServerError, Unreachable
 from bootstrap.judging.pace import Glance, read_glance
-from bootstrap.judging.views import View, Views
+from bootstrap.judging.views import Silent, View, Views
 from bootstrap.planning.addressing import Address
 
 LOOKS_AT_ONCE = 8
+
+TRIES = 3
+"""The kernel sends what opens a connection again after 1 s and 3 s: two lost packets outlast a client's patience."""
 
 
 class Clients:
@@ -44,6 +47,19 @@ class Clients:
 
     async def look(self) -> Views:
         """What every node says now; nodes that cannot be asked are `Silent`."""
+        return await self._look(self.names)
+
+    async def look_patiently(self) -> Views:
+        """A look that decides something: nodes that did not answer in time are asked again, up to `TRIES` times."""
+        views = dict(await self.look())
+        for _ in range(TRIES - 1):
+            late = [name for name, view in views.items() if isinstance(view, Silent) and view.code == "no-answer"]
+            if not late:
+                break
+            views.update(await self._look(late))
+        return views
+
+    async def _look(self, names: Iterable[str]) -> dict[str, View]:
         # Not more than a few at once: the replies of all together take more memory than the rest of this package.
         limit = anyio.CapacityLimiter(LOOKS_AT_ONCE)
 
@@ -51,7 +67,7 @@ class Clients:
             async with limit, self._turns[name]:
                 return await self._clients[name].look()
 
-        views, _ = await each(self.names, look)
+        views, _ = await each(names, look)
         return views
 
     async def glance(self) -> list[Glance | None]:

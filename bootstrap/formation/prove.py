@@ -9,7 +9,7 @@ from bootstrap.concurrency import each
 from bootstrap.errors import NodeFailed
 from bootstrap.events import Reporter
 from bootstrap.formation.base import Command, Connect, Reply, ServerError, Unreachable
-from bootstrap.formation.clients import Clients
+from bootstrap.formation.clients import TRIES, Clients
 from bootstrap.formation.progress import formation_phases
 from bootstrap.formation.reconcile import (
     Goal,
@@ -29,9 +29,6 @@ from bootstrap.planning.slots import SlotRange, covering_key
 from bootstrap.planning.text import plural
 
 PROOF_KEY = "valkey-bootstrap:proof"
-
-WRITE_TRIES = 3
-"""The kernel sends what opens a connection again after 1 s and 3 s: two lost packets outlast a client's patience."""
 
 DIAL_MILLISECONDS = 1000
 """How long a node may take to reach another one."""
@@ -193,7 +190,7 @@ async def run_patiently(commands: Sequence[Command], address: Address, connect: 
     Raises:
         Unreachable: not even then.
     """
-    for _ in range(WRITE_TRIES - 1):
+    for _ in range(TRIES - 1):
         try:
             return await _run_once(commands, address, connect)
         except Unreachable as error:

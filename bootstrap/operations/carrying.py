@@ -28,7 +28,7 @@ async def carry_over(clients: Clients, goal: Layout, reporter: Reporter) -> None
     Raises:
         NodeFailed: a newcomer refused a function library.
     """
-    nodes = seen(await clients.look())
+    nodes = seen(await clients.look_patiently())
     newcomers = [name for name, view in nodes.items() if view.blank]
     source = next((name for name, view in nodes.items() if view.myself.slots), None)
     if not newcomers or source is None:

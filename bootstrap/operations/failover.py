@@ -36,7 +36,7 @@ async def failover(deployment: Deployment, ref: str | int, reporter: Reporter, *
         NotConverged: the time is up.
     """
     async with deployment.clients() as clients:
-        views = await clients.look()
+        views = await clients.look_patiently()
         agreement = agree(views, deployment.announced)
         if not agreement.healthy:
             raise Conflict(

@@ -130,7 +130,7 @@ async def _survey(
         NodeFailed: servers that cannot be asked are among them.
     """
     ips, unresolved = await _resolve(names)
-    views = await clients.look()
+    views = await clients.look_patiently()
     plan = plan_members(_members(names, ips, views), replicas, _oldest(views), name="cluster")
     if faults := (*_given_twice(targets), *unresolved, *_others(admit(plan, views, ours=False), unresolved)):
         order = list(names)

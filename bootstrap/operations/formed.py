@@ -78,7 +78,7 @@ async def form_and_prove(formation: Formation, window: Window) -> tuple[Views, b
     plan, clients, reporter = formation.plan, formation.clients, formation.reporter
     connect = formation.access.connect
     async with _deadline(formation):
-        views = await clients.look()
+        views = await clients.look_patiently()
         if faults := admit(plan, views, ours=formation.ours):
             raise refusal(faults)
         if not formation.fresh and _complete(plan, views):

@@ -243,7 +243,7 @@ class OthersGround:
         """
         del goal, leaving
         async with self.deployment.clients() as clients:
-            self.admit(await clients.look())
+            self.admit(await clients.look_patiently())
         return tuple(nodes)
 
     @asynccontextmanager
@@ -259,7 +259,7 @@ class OthersGround:
     async def dismiss(self, names: Sequence[str]) -> None:
         """See `Ground.dismiss`: they are left running, and know nobody any more."""
         async with self.deployment.clients() as clients:
-            there = [name for name in names if name in seen(await clients.look())]
+            there = [name for name in names if name in seen(await clients.look_patiently())]
             # A replica drops its keys, and a primary has none any more: otherwise it refuses.
             await clients.run_checked({name: [("CLUSTER", "RESET", "HARD")] for name in there})
 

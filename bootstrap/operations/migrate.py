@@ -63,7 +63,7 @@ async def move_slots(
     """
     if not moves:
         return
-    views = await clients.look()
+    views = await clients.look_patiently()
     nodes = _nodes(views, dict.fromkeys(name for move in moves for name in (move.source, move.target)))
     able = {name for name, view in nodes.items() if moves_ranges(view.flavor, view.version)}
     by_source: dict[str, list[SlotMove]] = {}

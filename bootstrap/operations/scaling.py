@@ -223,7 +223,7 @@ class _Change:
     async def _look(self) -> Views:
         """What everybody says; what another command left half done is finished before."""
         async with self.ground.deployment.clients() as clients:
-            views = await clients.look()
+            views = await clients.look_patiently()
         # What somebody else has on a server is not for this command to settle, and no fault of the members.
         self.ground.admit(views)
         if self.dry_run:
@@ -232,10 +232,10 @@ class _Change:
             await self.ground.revive(idle)
         async with self.ground.deployment.clients() as clients:
             with self.work.reporter.phase("settle", "Looking at every node", "Looked at every node") as phase:
-                views = await self._calm(clients, phase) if self.ground.interrupted else await clients.look()
+                views = await self._calm(clients, phase) if self.ground.interrupted else await clients.look_patiently()
                 while await settle(self.ground.deployment, clients, views, phase):
                     self.settled = True
-                    views = await clients.look()
+                    views = await clients.look_patiently()
         return views
 
     def _missed(self, views: Views) -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +16,9 @@ from anyio.abc import SocketStream
 
 from bootstrap.formation.base import Unreachable
 from bootstrap.formation.client import connector
-from bootstrap.formation.prove import WRITE_TRIES, run_patiently
+from bootstrap.formation.clients import TRIES, open_clients
+from bootstrap.formation.prove import run_patiently
+from bootstrap.judging.views import NodeView, Silent
 from bootstrap.planning.addressing import Address
 
 from .conftest import Command, ask, find_server
@@ -81,39 +86,72 @@ def test_everything_takes_fifty_milliseconds_each_way(command: Command, server: 
             servers.close()
 
 
-@pytest.mark.parametrize(("silent", "written"), [(WRITE_TRIES - 1, True), (WRITE_TRIES, False)])
-async def test_a_proof_write_without_an_answer_is_tried_again(tmp_path: Path, silent: int, written: bool) -> None:
-    servers, opened = Servers(tmp_path), 0
+@dataclass
+class Door:
+    """Before a server; who comes through too early is heard, and gets no answer."""
+
+    port: int
+    opened: int = 0
+
+
+@asynccontextmanager
+async def silent_door(server: int, silent: int) -> AsyncIterator[Door]:
+    """A port before that of the server, whose first connections stay without an answer."""
 
     async def serve(client: SocketStream) -> None:
-        nonlocal opened
-        opened += 1
+        door.opened += 1
         async with (
             client,
-            await anyio.connect_tcp("127.0.0.1", server.port) as upstream,
+            await anyio.connect_tcp("127.0.0.1", server) as upstream,
             anyio.create_task_group() as both,
         ):
-            if opened > silent:
+            if door.opened > silent:
                 both.start_soon(hand_on, upstream, client)
             await hand_on(client, upstream)
             both.cancel_scope.cancel()
 
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as serving,
+    ):
+        door = Door(listener.extra(anyio.abc.SocketAttribute.local_port))
+        serving.start_soon(listener.serve, serve)
+        yield door
+        serving.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("silent", "written"), [(TRIES - 1, True), (TRIES, False)])
+async def test_a_proof_write_without_an_answer_is_tried_again(tmp_path: Path, silent: int, written: bool) -> None:
+    servers = Servers(tmp_path)
     try:
-        server = servers.start(cluster=False)
-        async with (
-            await anyio.create_tcp_listener(local_host="127.0.0.1") as door,
-            anyio.create_task_group() as serving,
-        ):
-            serving.start_soon(door.serve, serve)
-            port = door.extra(anyio.abc.SocketAttribute.local_port)
-            one = run_patiently([("SET", "key", "1")], Address("127.0.0.1", port), connector(timeout=0.3))
+        async with silent_door(servers.start(cluster=False).port, silent) as door:
+            one = run_patiently([("SET", "key", "1")], Address("127.0.0.1", door.port), connector(timeout=0.3))
             if written:
                 assert await one == ["OK"]
             else:
                 with pytest.raises(Unreachable, match="does not answer in time"):
                     await one
-            serving.cancel_scope.cancel()
-        assert opened == WRITE_TRIES
+        assert door.opened == TRIES
+    finally:
+        servers.close()
+
+
+@pytest.mark.parametrize(("silent", "there"), [(0, True), (TRIES - 1, True), (TRIES, False)])
+async def test_a_look_that_decides_asks_again_whoever_did_not_answer(tmp_path: Path, silent: int, there: bool) -> None:
+    servers = Servers(tmp_path)
+    try:
+        late, prompt = servers.start(), servers.start()
+        async with silent_door(late.port, silent) as door, silent_door(prompt.port, 0) as other:
+            addresses = {"late": Address("127.0.0.1", door.port), "prompt": Address("127.0.0.1", other.port)}
+            async with open_clients(connector(timeout=0.3), addresses) as clients:
+                views = await clients.look_patiently()
+        assert list(views) == ["late", "prompt"]
+        assert (door.opened, other.opened) == (min(silent + 1, TRIES), 1)
+        assert isinstance(views["prompt"], NodeView)
+        if there:
+            assert isinstance(views["late"], NodeView)
+        else:
+            assert views["late"] == Silent("does not answer in time", "no-answer")
     finally:
         servers.close()
 
