@@ -20,13 +20,13 @@ from bootstrap.judging.open_slots import BringHome, Close, Finish, Stuck, mend, 
 from bootstrap.judging.views import NodeView, Views, parse_info, seen
 from bootstrap.operations.deployment import Deployment
 from bootstrap.operations.migrate_jobs import JobMoves, wait_for_jobs
-from bootstrap.operations.migrate_keys import CHUNK, HINT, Ends, KeyMove, Link, bring_home, open_link
+from bootstrap.operations.migrate_keys import CHUNK, HINT, Ends, KeyMove, Link, batched, bring_home, open_link
 from bootstrap.planning.moves import SlotMove, split
 from bootstrap.planning.slots import count, expand
 from bootstrap.planning.text import listing
 
-WORKERS = 2
-"""Connections to a source that bring keys in turn."""
+SIDE_BY_SIDE = 2
+"""Chunks of slots that are on their way: while one is opened or closed, a source sends keys of another."""
 
 LANES = 32
 """Connections to an end that holds SETSLOTs for its replicas. To one that does not, one is best: it writes its
@@ -184,12 +184,17 @@ class _Engine:
         return slots_in_job(move.count, count(self.nodes[move.source].myself.slots), known)
 
     async def _move_keys(self, source: str, target: str, slots: Sequence[int]) -> None:
-        async with self._ends(source, target) as ends:
-            tell = partial(self._progress.moved, f"{source} to {target}")
-            await KeyMove(ends, tell, self.at_once or CHUNK).run(slots)
+        most = self.at_once or SIDE_BY_SIDE * CHUNK
+        number = min(SIDE_BY_SIDE, most)
+        chunks = batched(slots, min(CHUNK, most // number))
+        tell = partial(self._progress.moved, f"{source} to {target}")
+        async with AsyncExitStack() as stack:
+            every = [await stack.enter_async_context(self._ends(source, target, number)) for _ in range(number)]
+            await together(partial(KeyMove(ends, tell, number).run, chunks) for ends in every)
 
     @asynccontextmanager
-    async def _ends(self, source: str, target: str) -> AsyncIterator[Ends]:
+    async def _ends(self, source: str, target: str, sharing: int = 1) -> AsyncIterator[Ends]:
+        """Links for one of so many that share what the two ends can take."""
         access, addresses = self.deployment.access, self.deployment.addresses
         meet = {node.name: node.addresses.meet for node in self.deployment.nodes}
         async with AsyncExitStack() as stack:
@@ -198,9 +203,10 @@ class _Engine:
                 there = addresses[name]
                 return [await stack.enter_async_context(open_link(access.connect, name, there)) for _ in range(number)]
 
-            giving, taking = [await links(name, LANES if name in self._held else 1) for name in (source, target)]
-            workers = await links(source, WORKERS)
-            yield Ends(giving[0], taking[0], workers, giving, taking, self.ids, meet[target], access.credentials)
+            lanes = {name: LANES // sharing if name in self._held else 1 for name in (source, target)}
+            giving, taking = [await links(name, number) for name, number in lanes.items()]
+            (sender,) = await links(source, 1)
+            yield Ends(giving[0], taking[0], sender, giving, taking, self.ids, meet[target], access.credentials)
 
     async def mend(self, views: Views, *, last: bool) -> bool:
         """One round of repairs; whether there was something to repair.

@@ -93,7 +93,7 @@ class Ends:
 
     Args:
         source, target: links for everything but keys.
-        workers: links to the source for keys: while it works on what one brought, the next is made.
+        sender: a link to the source for keys: while it sends some, the next are listed.
         giving, taking: links to the source and to the target for SETSLOTs, which are dealt to them.
         ids: node name -> node id.
         meet: where the source reaches the target.
@@ -102,7 +102,7 @@ class Ends:
 
     source: Link
     target: Link
-    workers: Sequence[Link]
+    sender: Link
     giving: Sequence[Link]
     taking: Sequence[Link]
     ids: Mapping[str, str]
@@ -196,28 +196,28 @@ class _Bundle:
 class _Chunk:
     """Slots that are open, and what is next for them."""
 
-    slots: tuple[int, ...]
+    slots: Sequence[int]
     stage: Literal["open", "drain", "close"] = "open"
 
 
 @dataclass(slots=True)
 class KeyMove:
-    """Slots on their way from one primary to another.
+    """Slots on their way from one primary to another, chunk by chunk.
 
     Args:
         ends: the two.
         tell: told how many slots and keys have arrived.
-        at_once: how many slots are open at once, at most.
+        side_by_side: how many such moves keep the source busy, this one among them.
     """
 
     ends: Ends
     tell: Tell
-    at_once: int = CHUNK
+    side_by_side: int = 1
     _pace: Pace = field(default_factory=Pace)
     _chunk: _Chunk | None = None
 
-    async def run(self, slots: Sequence[int]) -> None:
-        """Move the slots.
+    async def run(self, chunks: Iterator[Sequence[int]]) -> None:
+        """Move the slots of chunks until nobody has any more.
 
         When cancelled, it goes on with those that are open for `FINISH_SECONDS`; what is open after that stays so, and
         clients are served, until it is settled.
@@ -226,7 +226,7 @@ class KeyMove:
             NodeFailed: a server refused something or could not be reached; slots may be open.
         """
         try:
-            for chunk in batched(slots, min(self.at_once, CHUNK)):
+            for chunk in chunks:
                 self._chunk = _Chunk(chunk)
                 await self._go_on(self._chunk)
                 self._chunk = None
@@ -283,10 +283,8 @@ class KeyMove:
 
     async def _sweep(self, counts: Mapping[int, int]) -> None:
         """Send what a source has now of each slot, or the first `MOST_KEYS` of it."""
-        bundles, ready = anyio.create_memory_object_stream[_Bundle](len(self.ends.workers))
-        workers = [_Worker(self, link, ready.clone()) for link in self.ends.workers]
-        with ready:
-            await together([lambda: self._list(counts, bundles), *(worker.run for worker in workers)])
+        bundles, ready = anyio.create_memory_object_stream[_Bundle](1)
+        await together([partial(self._list, counts, bundles), partial(self._send, ready)])
 
     async def _list(self, counts: Mapping[int, int], bundles: MemoryObjectSendStream[_Bundle]) -> None:
         with bundles:
@@ -317,45 +315,37 @@ class KeyMove:
             # None for one that is gone by now.
             yield slot, keys, [int(size or 0) for size in islice(sizes, len(some))]
 
-    async def send(self, worker: Link, bundle: _Bundle) -> None:
+    async def _send(self, bundles: MemoryObjectReceiveStream[_Bundle]) -> None:
         """Let the source send keys.
 
         Raises:
             NodeFailed: it could not; the target is named where it does not answer.
         """
-        began = anyio.current_time()
-        replies = await worker.ask(*(timed(command, MIGRATE_SECONDS) for command in bundle.commands))
-        taken = (anyio.current_time() - began) / len(self.ends.workers)
-        for slot, command, reply in zip(bundle.slots, bundle.commands, replies, strict=True):
-            if isinstance(reply, ServerError):
-                await self._send_again(worker, slot, command, reply)
-        self._pace = self._pace.after(bundle.keys, taken)
-        self.tell(0, bundle.keys)
+        with bundles:
+            async for bundle in bundles:
+                began = anyio.current_time()
+                commands = [timed(command, MIGRATE_SECONDS) for command in bundle.commands]
+                replies = await self.ends.sender.ask(*commands)
+                # Those of others wait in the same line.
+                taken = (anyio.current_time() - began) / self.side_by_side
+                for slot, command, reply in zip(bundle.slots, bundle.commands, replies, strict=True):
+                    if isinstance(reply, ServerError):
+                        await self._send_again(slot, command, reply)
+                self._pace = self._pace.after(bundle.keys, taken)
+                self.tell(0, bundle.keys)
 
-    async def _send_again(self, worker: Link, slot: int, command: Sequence[bytes], said: ServerError) -> None:
-        target = self.ends.target
+    async def _send_again(self, slot: int, command: Sequence[bytes], said: ServerError) -> None:
+        sender, target = self.ends.sender, self.ends.target
         if said.text.startswith("IOERR"):
             # Either it is gone, or one of the values takes it long.
             await target.ask(("PING",), within=MIGRATE_SECONDS)
-            (reply,) = await worker.ask(timed(command, PATIENT_SECONDS))
+            (reply,) = await sender.ask(timed(command, PATIENT_SECONDS))
             if not isinstance(reply, ServerError):
                 return
             said = reply
         raise failed(
-            f"{worker.name} could not send keys of slot {slot} to {target.name}: {said}", worker.name, said.text
+            f"{sender.name} could not send keys of slot {slot} to {target.name}: {said}", sender.name, said.text
         )
-
-
-@dataclass(slots=True)
-class _Worker:
-    move: KeyMove
-    link: Link
-    bundles: MemoryObjectReceiveStream[_Bundle]
-
-    async def run(self) -> None:
-        with self.bundles:
-            async for bundle in self.bundles:
-                await self.move.send(self.link, bundle)
 
 
 def _groups(counts: Mapping[int, int]) -> Iterator[dict[int, int]]:
