@@ -94,9 +94,13 @@ class RedisNode:
     async def run_raw(self, *commands: RawCommand, within: float | None = None) -> Sequence[Reply]:
         """See `NodeClient.run_raw`."""
         usual = self._connection.socket_timeout
-        self._connection.socket_timeout = usual if within is None else within
+        # One time limit for all replies: one for each costs as much as reading it, which a million keys feel.
+        self._connection.socket_timeout = None
         try:
-            return await self._exchange(commands, raw=True)
+            with anyio.fail_after(usual if within is None else within):
+                return await self._exchange(commands, raw=True)
+        except TimeoutError as error:
+            raise self._no_answer() from error
         finally:
             self._connection.socket_timeout = usual
 
@@ -117,7 +121,7 @@ class RedisNode:
                 raise Unreachable(
                     f"{self.address} speaks in plain text, and is spoken to in TLS", code="tls"
                 ) from error
-            raise Unreachable(f"{self.address} does not answer in time", code="no-answer") from error
+            raise self._no_answer() from error
         except (redis_errors.RedisError, OSError) as error:
             await self.aclose()
             if refused := self._tls_refusal(error):
@@ -130,6 +134,9 @@ class RedisNode:
             with anyio.CancelScope(shield=True):
                 await self.aclose()
             raise
+
+    def _no_answer(self) -> Unreachable:
+        return Unreachable(f"{self.address} does not answer in time", code="no-answer")
 
     def _tls_refusal(self, error: BaseException) -> Unreachable | None:
         """What an error says of certificates, or of one side that encrypts while the other does not."""

@@ -66,6 +66,14 @@ async def test_a_server_that_does_not_answer_is_silent(world: World) -> None:
         await client.run(("PING",))
         await world.runtime.control(world.name, world.node(0), "pause")
         assert await client.look() == Silent("does not answer in time", "no-answer")
+        for within in (None, 0.1):
+            with pytest.raises(Unreachable, match="does not answer in time") as caught:
+                await client.run_raw(("PING",), within=within)
+            assert caught.value.code == "no-answer"
+        await world.runtime.control(world.name, world.node(0), "resume")
+        # Late answers are nobody's.
+        answers = await client.run_raw(("CLUSTER", "MYID"), ("PING",), within=5)
+        assert answers == [(await view_of(world, plan, 0)).id.encode(), b"PONG"]
 
 
 @pytest.mark.parametrize("password", [None, "wrong"])
