@@ -152,21 +152,29 @@ async def count_keys(link: Link, slots: Sequence[int]) -> dict[int, int]:
     return {slot: int(count) for slot, count in zip(slots, replies, strict=True) if count}
 
 
-def migrate(address: Address, credentials: Credentials, keys: Sequence[bytes], *, replace: bool) -> Sequence[bytes]:
-    """The words of a MIGRATE, without its timeout, which is put in by `timed`. They hold the password."""
+def migrate(address: Address, credentials: Credentials, keys: Sequence[bytes]) -> Sequence[bytes]:
+    """The words of a MIGRATE, without its timeout, which is put in by `timed`. They hold the password.
+
+    A key that the target has, too, is refused (BUSYKEY). To replace all that it may have costs both servers an eighth
+    of their time, and is for those alone (`replacing`).
+    """
     login: tuple[str, ...] = ()
     if credentials.password is not None:
         login = ("AUTH", credentials.password)
         if credentials.username is not None:
             login = ("AUTH2", credentials.username, credentials.password)
-    words = (*(("REPLACE",) if replace else ()), *login, "KEYS")
-    before = ("MIGRATE", address.host, str(address.port), "", "0", "")
-    return [*(word.encode() for word in (*before, *words)), *keys]
+    words = ("MIGRATE", address.host, str(address.port), "", "0", "", *login, "KEYS")
+    return [*(word.encode() for word in words), *keys]
 
 
 def timed(command: Sequence[bytes], seconds: float) -> RawCommand:
     """A MIGRATE that gives up when its target says nothing for so long."""
     return [*command[:5], b"%d" % (seconds * 1000), *command[6:]]
+
+
+def replacing(command: Sequence[bytes]) -> Sequence[bytes]:
+    """The same MIGRATE, but what the target has of these keys gives way to what the source has."""
+    return [*command[:6], b"REPLACE", *command[6:]]
 
 
 @dataclass(slots=True)
@@ -295,7 +303,7 @@ class KeyMove:
                     while rest:
                         most = keys_in_one(sizes, self._pace)
                         now, rest = rest[:most], rest[most:]
-                        command = migrate(self.ends.meet, self.ends.credentials, now, replace=True)
+                        command = migrate(self.ends.meet, self.ends.credentials, now)
                         bundle.add(slot, command, len(now), most)
                         if bundle.full:
                             await bundles.send(bundle)
@@ -336,10 +344,11 @@ class KeyMove:
 
     async def _send_again(self, slot: int, command: Sequence[bytes], said: ServerError) -> None:
         sender, target = self.ends.sender, self.ends.target
-        if said.text.startswith("IOERR"):
-            # Either it is gone, or one of the values takes it long.
+        if said.text.startswith("IOERR") or "BUSYKEY" in said.text:
+            # Either it is gone, or one of the values takes it long, or has come before, without the source's knowledge.
+            # As long as the source has it, too, nobody has changed it anywhere else.
             await target.ask(("PING",), within=MIGRATE_SECONDS)
-            (reply,) = await sender.ask(timed(command, PATIENT_SECONDS))
+            (reply,) = await sender.ask(timed(replacing(command), PATIENT_SECONDS))
             if not isinstance(reply, ServerError):
                 return
             said = reply
@@ -374,7 +383,7 @@ async def bring_home(ends: Ends, slots: Sequence[int]) -> None:
         while (count := (await count_keys(node, (slot,))).get(slot, 0)) and count != before:
             before = count
             (keys,) = await node.tell([("CLUSTER", "GETKEYSINSLOT", str(slot), "100")])
-            (reply,) = await node.ask(timed(migrate(ends.meet, ends.credentials, keys, replace=False), PATIENT_SECONDS))
+            (reply,) = await node.ask(timed(migrate(ends.meet, ends.credentials, keys), PATIENT_SECONDS))
             if isinstance(reply, ServerError) and "BUSYKEY" not in reply.text:
                 words = f"{node.name} could not send keys of slot {slot} to {owner.name}: {reply}"
                 raise failed(words, node.name, reply.text)

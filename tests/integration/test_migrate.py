@@ -347,6 +347,30 @@ async def test_a_target_that_is_killed_is_named_and_the_rest_is_moved_later(made
     assert read(made, 1, list(written)) == written
 
 
+@pytest.mark.parametrize(
+    "version", [pytest.param(each, marks=pytest.mark.xdist_group(each)) for each in ("valkey-8.1", "redis-7.0")]
+)
+async def test_what_came_before_without_the_sources_knowledge_gives_way(command: Command, version: str) -> None:
+    command.ok("--nodes", 3, "--replicas", 0, "--base-port", "auto", "--server", find_server(version))
+    made = Made(command)
+    written = fill(made, 3)
+    with made.server(0) as source, made.server(1) as target:
+        mine = source.execute_command("CLUSTER", "MYID")
+        for slot in range(0, SLOTS, 7):
+            target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", mine)
+            # Of other kinds, and of the same: the last one of a slot, and so after some that are taken.
+            for number, words in ((1, ("RPUSH", "item")), (2, ("SET", "old"))):
+                pipe = target.pipeline(transaction=False)
+                pipe.execute_command("ASKING")
+                pipe.execute_command(words[0], f"{TAGS[slot]}{number}", words[1])
+                pipe.execute()
+    await made.move(FIRST)
+    assert read(made, 1, list(written)) == written
+    with made.server(0) as source:
+        assert source.dbsize() == 0
+    command.ok("delete")
+
+
 # With a login.
 
 
