@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,10 @@ from typing import Any
 
 import docker
 import pytest
+from docker.errors import APIError
 from docker.models.containers import Container
+
+from bootstrap import blocking
 
 from .conftest import Command, free_block, require_root
 from .containers import Containers, image_of, mapped_name
@@ -529,4 +533,23 @@ def test_a_container_lost_midway(containers: Containers, moment: dict[str, str],
         shown = error["nodes"][f"{containers.name}1"]
         assert shown in log or (moment["event"] == "node.answered" and shown.startswith("cannot be reached"))
     assert [event["left"] for event in outcome.of("rollback.finished")] == [[]]
+    containers.assert_nothing_left()
+
+
+def test_deleting_while_somebody_else_removes_the_containers(containers: Containers) -> None:
+    containers.ok("--nodes", 6)
+    there = containers.containers()
+    together = threading.Barrier(len(there) + 1)
+
+    def remove(container: Container) -> None:
+        together.wait(30)
+        # The engine takes it from one of the two: the other is told that it is gone, or going.
+        with suppress(APIError):
+            container.remove(force=True)
+
+    with ThreadPoolExecutor(len(there)) as others:
+        for container in there:
+            others.submit(remove, container)
+        together.wait(30)
+        assert blocking.delete(containers.name, runtime="docker", state_root=str(containers.command.root))
     containers.assert_nothing_left()

@@ -611,9 +611,7 @@ class EngineRuntime:
         try:
             with engine_errors("remove it"), suppress(NotFound):
                 if owned.kind == "container":
-                    # Killed rather than stopped: the data goes with it, and saving it first would only take time.
-                    # Anonymous volumes, which an image may declare, go as well.
-                    self._api.remove_container(owned.id, force=True, v=True)
+                    self._remove_container(owned.id)
                 elif owned.kind == "volume":
                     self._api.remove_volume(owned.id, force=True)
                 elif guests := self._guests(owned.id):
@@ -623,6 +621,17 @@ class EngineRuntime:
         except BootstrapError as error:
             return error.message
         return ""
+
+    def _remove_container(self, container: str) -> None:
+        try:
+            # Killed rather than stopped: the data goes with it, and saving it first would only take time.
+            # Anonymous volumes, which an image may declare, go as well.
+            self._api.remove_container(container, force=True, v=True)
+        except APIError as error:
+            if error.status_code != 409 or "already in progress" not in said_by(error):
+                raise
+            # Somebody else has told the engine just now.
+            self._api.wait(container, timeout=API_SECONDS, condition="removed")
 
     def _guests(self, network: str) -> list[str]:
         """Containers of others on a network that is to go: a network in use cannot be removed."""
