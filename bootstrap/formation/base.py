@@ -113,7 +113,7 @@ class NodeClient(Protocol):
 
         Args:
             commands: in order.
-            within: seconds that each reply may take, None for as long as usual.
+            within: seconds that all replies together may take, None for as long as usual.
 
         Raises:
             Unreachable: as above.
