@@ -51,7 +51,7 @@ class Clients:
 
     async def look_patiently(self) -> Views:
         """A look that decides something: nodes that did not answer in time are asked again, up to `TRIES` times."""
-        views = dict(await self.look())
+        views = await self._look(self.names)
         for _ in range(TRIES - 1):
             late = [name for name, view in views.items() if isinstance(view, Silent) and view.code == "no-answer"]
             if not late:

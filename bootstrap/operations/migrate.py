@@ -193,7 +193,7 @@ class _Engine:
             await together(partial(KeyMove(ends, tell, number).run, chunks) for ends in every)
 
     @asynccontextmanager
-    async def _ends(self, source: str, target: str, sharing: int = 1) -> AsyncIterator[Ends]:
+    async def _ends(self, source: str, target: str, side_by_side: int = 1) -> AsyncIterator[Ends]:
         """Links for one of so many that share what the two ends can take."""
         access, addresses = self.deployment.access, self.deployment.addresses
         meet = {node.name: node.addresses.meet for node in self.deployment.nodes}
@@ -203,7 +203,7 @@ class _Engine:
                 there = addresses[name]
                 return [await stack.enter_async_context(open_link(access.connect, name, there)) for _ in range(number)]
 
-            lanes = {name: LANES // sharing if name in self._held else 1 for name in (source, target)}
+            lanes = {name: LANES // side_by_side if name in self._held else 1 for name in (source, target)}
             giving, taking = [await links(name, number) for name, number in lanes.items()]
             (sender,) = await links(source, 1)
             yield Ends(giving[0], taking[0], sender, giving, taking, self.ids, meet[target], access.credentials)

@@ -220,7 +220,7 @@ class KeyMove:
 
     ends: Ends
     tell: Tell
-    side_by_side: int = 1
+    side_by_side: int
     _pace: Pace = field(default_factory=Pace)
     _chunk: _Chunk | None = None
 
